@@ -1,0 +1,7 @@
+//! The master of a tesela cluster: one process that serves DHCP, TFTP, HTTP and an NFS root,
+//! built from templates, to diskless x86-64 nodes, as `cluster.yaml` says.
+//!
+//! ARCHITECTURE.md tells which module knows which.
+
+pub mod cluster;
+pub mod nfs;

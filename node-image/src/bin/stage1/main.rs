@@ -1,0 +1,2 @@
+//! The first program on a node.
+fn main() {}

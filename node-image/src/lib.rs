@@ -1,0 +1,1 @@
+//! Kernel, initramfs and root image of a node.
