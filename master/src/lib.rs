@@ -4,4 +4,5 @@
 //! ARCHITECTURE.md tells which module knows which.
 
 pub mod cluster;
+pub mod inventory;
 pub mod nfs;

@@ -296,7 +296,8 @@ pub trait FileSystem: Send + Sync + 'static {
     /// READ.
     fn read(&self, who: &Caller, file: &Handle, offset: u64, count: u32) -> Result<Read>;
     /// WRITE.
-    fn write(&self, who: &Caller, file: &Handle, offset: u64, data: &[u8], stable: Stable) -> Result<Written>;
+    fn write(&self, who: &Caller, file: &Handle, offset: u64, data: &[u8], stable: Stable)
+    -> Result<Written>;
     /// COMMIT of all unstable writes to a file.
     fn commit(&self, who: &Caller, file: &Handle) -> Result<Wcc>;
     /// The write verifier: another one after each start of the master, since unstable writes may be lost.
@@ -304,7 +305,14 @@ pub trait FileSystem: Send + Sync + 'static {
     /// CREATE.
     fn create(&self, who: &Caller, directory: &Handle, name: &[u8], how: CreateHow) -> Result<Made>;
     /// MKDIR, SYMLINK, MKNOD.
-    fn make(&self, who: &Caller, directory: &Handle, name: &[u8], what: Make<'_>, set: &SetAttr) -> Result<Made>;
+    fn make(
+        &self,
+        who: &Caller,
+        directory: &Handle,
+        name: &[u8],
+        what: Make<'_>,
+        set: &SetAttr,
+    ) -> Result<Made>;
     /// LINK: a further name for `object`: its attributes after it, and the directory.
     fn link(&self, who: &Caller, object: &Handle, directory: &Handle, name: &[u8]) -> Result<(Attr, Wcc)>;
     /// REMOVE: a name of anything but a directory.
@@ -312,12 +320,7 @@ pub trait FileSystem: Send + Sync + 'static {
     /// RMDIR: an empty directory.
     fn rmdir(&self, who: &Caller, directory: &Handle, name: &[u8]) -> Result<Wcc>;
     /// RENAME, over an existing target as rename(2) does: both directories.
-    fn rename(
-        &self,
-        who: &Caller,
-        from: (&Handle, &[u8]),
-        to: (&Handle, &[u8]),
-    ) -> Result<(Wcc, Wcc)>;
+    fn rename(&self, who: &Caller, from: (&Handle, &[u8]), to: (&Handle, &[u8])) -> Result<(Wcc, Wcc)>;
     /// READDIR and READDIRPLUS: entries after `cookie` (0: from the start), in about `max_bytes` on
     /// the wire. `NFS3ERR_BAD_COOKIE` if the verifier no longer holds.
     fn readdir(

@@ -1,0 +1,433 @@
+//! What was learnt: machines seen, the boot stage of each node, the history of both.
+//!
+//! Readers see memory; one thread writes the database (SQLite, WAL; `sqlite3 tesela.db` reads it).
+//! History is written within moments, not before the call returns: what must be on the disk before an
+//! answer leaves (leases) has its own store in [`leases`](crate::dhcp).
+
+mod stage;
+mod store;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, RwLock, mpsc};
+
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::cluster::{Mac, Uuid};
+pub use stage::Stage;
+
+/// Milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// The system clock's now.
+    pub fn now() -> Self {
+        Self(jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// Milliseconds from `earlier` to this; 0 if the clock went back.
+    pub fn since(self, earlier: Timestamp) -> u64 {
+        u64::try_from(self.0 - earlier.0).unwrap_or(0)
+    }
+}
+
+/// A machine that was seen on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Machine {
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its UUID, where the firmware tells.
+    pub uuid: Option<Uuid>,
+    /// `bios`, `uefi`, `uefi-http`, …, where known.
+    pub firmware: Option<String>,
+    /// The vendor class (option 60) as sent.
+    pub vendor: Option<String>,
+    /// Its last known address.
+    pub address: Option<Ipv4Addr>,
+    /// When it was seen first.
+    pub first_seen: Timestamp,
+    /// When it was seen last.
+    pub last_seen: Timestamp,
+}
+
+/// What one packet told of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// Hardware address.
+    pub mac: Mac,
+    /// UUID.
+    pub uuid: Option<Uuid>,
+    /// Firmware.
+    pub firmware: Option<String>,
+    /// Vendor class.
+    pub vendor: Option<String>,
+    /// Address.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// Where a node's boot is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeState {
+    /// The stage reached.
+    pub stage: Stage,
+    /// Since when.
+    pub since: Timestamp,
+    /// The machine that boots as this node.
+    pub mac: Option<Mac>,
+    /// Its address.
+    pub address: Option<Ipv4Addr>,
+    /// Its firmware.
+    pub firmware: Option<String>,
+    /// What it fetched last.
+    pub fetched: Option<String>,
+    /// When the agent's connection was lost, if it is.
+    pub lost: Option<Timestamp>,
+    /// A failure that the node itself reported during this boot.
+    pub failure: Option<String>,
+    /// The stage whose limit this boot overran, if one was.
+    pub overran: Option<Stage>,
+    /// Milliseconds from the first sign of this boot to `member`.
+    pub boot_ms: Option<u64>,
+    /// When this boot was first heard of.
+    pub booting_since: Timestamp,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub time: Timestamp,
+    /// To which node.
+    pub node: Option<String>,
+    /// To which machine.
+    pub mac: Option<Mac>,
+    /// The stage that it reached by it.
+    pub stage: Option<Stage>,
+    /// What, in a sentence's words.
+    pub text: String,
+}
+
+/// What can go wrong with the inventory.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database cannot be used.
+    #[error("the database {} cannot be used: {source}", path.display())]
+    Database {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The thread that writes could not be started.
+    #[error("cannot start the database's thread: {0}")]
+    Thread(std::io::Error),
+}
+
+#[derive(Default)]
+struct State {
+    machines: HashMap<Mac, Machine>,
+    nodes: BTreeMap<String, NodeState>,
+}
+
+/// The inventory.
+pub struct Inventory {
+    path: PathBuf,
+    state: RwLock<State>,
+    reader: Mutex<Connection>,
+    writer: Mutex<mpsc::Sender<store::Write>>,
+    events: broadcast::Sender<Event>,
+    new: bool,
+}
+
+/// A sighting younger than this changes nothing in the database.
+const SIGHTING_GRAIN_MS: u64 = 60_000;
+/// Machines kept in memory and in the database: a flood of made-up MACs ends here.
+const MACHINES_KEPT: usize = 20_000;
+
+impl Inventory {
+    /// Opens `STATE/tesela.db`, or makes it.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Database { path: path.to_owned(), source };
+        let db = store::open(path)?;
+        let new = store::is_new(&db).map_err(failed)?;
+        let machines = store::load_machines(&db).map_err(failed)?;
+        let nodes = store::load_nodes(&db).map_err(failed)?;
+        let reader = store::open(path)?;
+        let (writer, queue) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("inventory".into())
+            .spawn(move || store::write_all(db, &queue))
+            .map_err(Error::Thread)?;
+        Ok(Self {
+            path: path.to_owned(),
+            state: RwLock::new(State {
+                machines: machines.into_iter().map(|m| (m.mac, m)).collect(),
+                nodes: nodes.into_iter().collect(),
+            }),
+            reader: Mutex::new(reader),
+            writer: Mutex::new(writer),
+            events: broadcast::channel(4096).0,
+            new,
+        })
+    }
+
+    /// Whether the database was made by this start.
+    pub fn is_new(&self) -> bool {
+        self.new
+    }
+
+    /// A packet told something of a machine.
+    pub fn saw(&self, sighting: &Sighting) {
+        let now = Timestamp::now();
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if !state.machines.contains_key(&sighting.mac) {
+            if state.machines.len() >= MACHINES_KEPT {
+                return;
+            }
+            self.event(None, Some(sighting.mac), None, "seen for the first time".into());
+        }
+        let machine = state.machines.entry(sighting.mac).or_insert_with(|| Machine {
+            mac: sighting.mac,
+            uuid: None,
+            firmware: None,
+            vendor: None,
+            address: None,
+            first_seen: now,
+            last_seen: Timestamp(0),
+        });
+        let before = machine.clone();
+        machine.uuid = sighting.uuid.or(machine.uuid);
+        machine.address = sighting.address.or(machine.address);
+        if sighting.firmware.is_some() {
+            machine.firmware.clone_from(&sighting.firmware);
+            machine.vendor.clone_from(&sighting.vendor);
+        }
+        let told = *machine != before;
+        let stale = now.since(machine.last_seen) > SIGHTING_GRAIN_MS;
+        machine.last_seen = now;
+        if told || stale {
+            let machine = machine.clone();
+            self.write(store::Write::Machine(machine));
+        }
+    }
+
+    /// A node reached a stage. A stage before the present one is the start of another boot.
+    pub fn reached(&self, node: &str, stage: Stage, machine: &Sighting, what: &str) {
+        let now = Timestamp::now();
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let known = state.nodes.get(node);
+        let went_back = known.is_some_and(|e| stage < e.stage);
+        if went_back && stage > Stage::Stage1 {
+            return; // The agent was restarted, or reports what the connection told already.
+        }
+        let repeated = known.is_some_and(|e| e.stage == stage && e.lost.is_none());
+        let mut next = match known {
+            Some(entry) if !went_back => entry.clone(),
+            _ => NodeState::new(stage, now),
+        };
+        next.mac = Some(machine.mac);
+        next.address = machine.address.or(next.address);
+        next.firmware = machine.firmware.clone().or(next.firmware);
+        if !repeated {
+            next.stage = stage;
+            next.since = now;
+            next.lost = None;
+        }
+        if stage == Stage::Member && next.boot_ms.is_none() {
+            next.boot_ms = Some(now.since(next.booting_since));
+        }
+        self.write(store::Write::Node(node.into(), next.clone()));
+        state.nodes.insert(node.into(), next);
+        if !repeated {
+            self.event(Some(node), Some(machine.mac), Some(stage), what.into());
+        }
+    }
+
+    /// A node fetched something: for `node list`, and history.
+    pub fn fetched(&self, node: &str, what: &str) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = state.nodes.get_mut(node) {
+            entry.fetched = Some(what.into());
+            self.write(store::Write::Node(node.into(), entry.clone()));
+            self.event(Some(node), entry.mac, None, format!("fetched {what}"));
+        }
+    }
+
+    /// The agent's connection was lost, or a node reported a failure of its boot.
+    pub fn lost(&self, node: &str, why: &str) {
+        self.change(node, why, |entry, now| entry.lost = Some(now));
+    }
+
+    /// A node reported a failure of its boot.
+    pub fn failed(&self, node: &str, why: &str) {
+        self.change(node, why, |entry, _| entry.failure = Some(why.into()));
+    }
+
+    fn change(&self, node: &str, text: &str, change: impl FnOnce(&mut NodeState, Timestamp)) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = state.nodes.get_mut(node) {
+            change(entry, Timestamp::now());
+            self.write(store::Write::Node(node.into(), entry.clone()));
+            self.event(Some(node), entry.mac, None, text.into());
+        }
+    }
+
+    /// Marks the nodes that have been in a stage for longer than its limit, once each.
+    pub fn mark_overruns(&self) {
+        let now = Timestamp::now();
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        for (name, entry) in &mut state.nodes {
+            let Some(limit) = entry.stage.limit() else { continue };
+            if entry.overran.is_none() && u128::from(now.since(entry.since)) > limit.as_millis() {
+                entry.overran = Some(entry.stage);
+                self.write(store::Write::Node(name.clone(), entry.clone()));
+                let text = format!("still in stage {} after {} s", entry.stage, limit.as_secs());
+                self.event(Some(name), entry.mac, None, text);
+            }
+        }
+    }
+
+    /// Takes a node, or a machine that never became one, out of the inventory.
+    pub fn forget(&self, node: &str) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.nodes.remove(node);
+        self.write(store::Write::Forget(node.into()));
+        self.event(Some(node), None, None, "forgotten".into());
+    }
+
+    /// Something that happened to the master or a node, for the history.
+    pub fn event(&self, node: Option<&str>, mac: Option<Mac>, stage: Option<Stage>, text: String) {
+        let event = Event { time: Timestamp::now(), node: node.map(Into::into), mac, stage, text };
+        tracing::info!(
+            node = event.node,
+            mac = mac.map(tracing::field::display),
+            stage = stage.map(Stage::name),
+            "{}",
+            event.text
+        );
+        self.write(store::Write::Event(event.clone()));
+        // Nobody listening is the usual case.
+        let _nobody = self.events.send(event);
+    }
+
+    /// Events from now on.
+    pub fn follow(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// The newest `limit` events, oldest first, of one node or of all.
+    pub fn history(&self, node: Option<&str>, limit: u32) -> Result<Vec<Event>, Error> {
+        self.flush();
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        store::events(&reader, node, limit)
+            .map_err(|source| Error::Database { path: self.path.clone(), source })
+    }
+
+    /// Where this node's boot is; `None` if it was never heard of.
+    pub fn node(&self, name: &str) -> Option<NodeState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).nodes.get(name).cloned()
+    }
+
+    /// The machine with this hardware address, if it was seen.
+    pub fn machine(&self, mac: Mac) -> Option<Machine> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).machines.get(&mac).cloned()
+    }
+
+    /// All machines, in the order of arrival.
+    pub fn machines(&self) -> Vec<Machine> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = state.machines.values().cloned().collect();
+        all.sort_by_key(|m| (m.first_seen, m.mac));
+        all
+    }
+
+    /// Returns when all that was recorded before is on the disk.
+    pub fn flush(&self) {
+        let (done, wait) = mpsc::sync_channel(1);
+        self.write(store::Write::Flush(done));
+        // The writer ends only with the inventory itself.
+        let _ended = wait.recv();
+    }
+
+    fn write(&self, write: store::Write) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.send(write).is_err() {
+            tracing::error!("the database's thread has ended; history is no longer written");
+        }
+    }
+}
+
+impl NodeState {
+    fn new(stage: Stage, now: Timestamp) -> Self {
+        Self {
+            stage,
+            since: now,
+            mac: None,
+            address: None,
+            firmware: None,
+            fetched: None,
+            lost: None,
+            failure: None,
+            overran: None,
+            boot_ms: None,
+            booting_since: now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Sighting {
+        Sighting {
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            uuid: None,
+            firmware: Some("bios".into()),
+            vendor: Some("PXEClient".into()),
+            address: Some(Ipv4Addr::new(192, 168, 45, 11)),
+        }
+    }
+
+    #[test]
+    fn a_boot_goes_on_and_an_earlier_stage_begins_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let inventory = Inventory::open(&dir.path().join("tesela.db")).unwrap();
+        assert!(inventory.is_new());
+        for stage in [Stage::Dhcp, Stage::Loader, Stage::Kernel, Stage::Member] {
+            inventory.reached("n1", stage, &machine(), "reached");
+        }
+        let state = inventory.node("n1").unwrap();
+        assert_eq!(state.stage, Stage::Member);
+        assert!(state.boot_ms.is_some());
+        inventory.reached("n1", Stage::Dhcp, &machine(), "asked for an address");
+        let state = inventory.node("n1").unwrap();
+        assert_eq!((state.stage, state.boot_ms), (Stage::Dhcp, None));
+    }
+
+    #[test]
+    fn history_and_machines_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tesela.db");
+        let inventory = Inventory::open(&path).unwrap();
+        inventory.saw(&machine());
+        inventory.reached("n1", Stage::Dhcp, &machine(), "asked for an address");
+        inventory.fetched("n1", "undionly.kpxe");
+        inventory.lost("n1", "connection lost");
+        inventory.flush();
+        drop(inventory);
+        let inventory = Inventory::open(&path).unwrap();
+        assert!(!inventory.is_new());
+        assert_eq!(inventory.machines()[0].firmware.as_deref(), Some("bios"));
+        let state = inventory.node("n1").unwrap();
+        assert_eq!(state.fetched.as_deref(), Some("undionly.kpxe"));
+        assert!(state.lost.is_some());
+        let texts: Vec<_> = inventory.history(Some("n1"), 10).unwrap().into_iter().map(|e| e.text).collect();
+        assert_eq!(texts, ["asked for an address", "fetched undionly.kpxe", "connection lost"]);
+    }
+}
