@@ -6,3 +6,4 @@
 pub mod cluster;
 pub mod inventory;
 pub mod nfs;
+pub mod render;
