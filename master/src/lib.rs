@@ -3,6 +3,8 @@
 //!
 //! ARCHITECTURE.md tells which module knows which.
 
+pub mod boot;
+pub mod cli;
 pub mod cluster;
 pub mod inventory;
 pub mod nfs;

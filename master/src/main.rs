@@ -1,3 +1,5 @@
 //! The binary `tesela`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tesela::cli::run()
+}

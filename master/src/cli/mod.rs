@@ -1,0 +1,95 @@
+//! The command line: one file a noun. It reads flags and prints; the work is done elsewhere.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+/// A room of PCs as one machine: network boot, images and the state of every node from one cluster.yaml.
+#[derive(Parser, Debug)]
+#[command(name = "tesela", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where things are, the same for every command.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// The cluster's description.
+    #[arg(
+        long,
+        global = true,
+        env = "TESELA_CONFIG",
+        default_value = "/etc/tesela/cluster.yaml",
+        value_name = "FILE"
+    )]
+    pub config: PathBuf,
+    /// Images, nodes' writes and the database.
+    #[arg(long, global = true, env = "TESELA_STATE", default_value = "/var/lib/tesela", value_name = "DIR")]
+    pub state: PathBuf,
+    /// The running master's socket.
+    #[arg(
+        long,
+        global = true,
+        env = "TESELA_SOCKET",
+        default_value = "/run/tesela/tesela.sock",
+        value_name = "PATH"
+    )]
+    pub socket: PathBuf,
+    /// Templates that win over the shipped ones.
+    #[arg(
+        long,
+        global = true,
+        env = "TESELA_TEMPLATES",
+        default_value = "/etc/tesela/templates",
+        value_name = "DIR"
+    )]
+    pub templates: PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Prints the completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Why a command did not do what it was told.
+pub(crate) enum Failure {
+    /// It failed: exit status 1.
+    Failed(miette::Report),
+    /// Wrong usage, or a cluster.yaml that does not hold; it has been printed: exit status 2.
+    DoesNotHold,
+}
+
+pub(crate) type Outcome = Result<(), Failure>;
+
+impl<E: Into<miette::Report>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Failed(error.into())
+    }
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome: Outcome = match cli.command {
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tesela", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(report)) => {
+            eprintln!("error: {report:?}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::DoesNotHold) => ExitCode::from(2),
+    }
+}
