@@ -1,1 +1,3 @@
 //! Kernel, initramfs and root image of a node.
+
+pub mod index;
