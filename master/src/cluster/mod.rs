@@ -1,10 +1,39 @@
 //! cluster.yaml: parse, validate, resolve. Pure: no clock, no I/O, no other module of the master.
 //!
-//! Wire types (what the YAML says) are not the types here: a [`Cluster`] is validated and resolved,
-//! with profiles merged, ranges expanded, and each value with its [`Origin`].
+//! [`parse`] goes in three steps, each of which notes what is wrong and goes on: text to a tree that
+//! knows its places (`tree`), tree to wire types (`wire`, read by `read` from the words in `values`),
+//! wire types to a [`Cluster`] with references followed, profiles merged, ranges expanded, and each
+//! value with its [`Origin`] (`resolve`, `settings`, `nodes`). So one run tells all of a file's mistakes.
 
 mod ids;
 mod model;
+mod names;
+mod nodes;
+mod problem;
+mod read;
+mod resolve;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod values;
+mod wire;
 
 pub use ids::{Mac, Uuid};
 pub use model::*;
+pub use names::{MAX_NAMES, NameError, NamePattern, NodeSet, is_label};
+pub use problem::{Problem, Problems};
+
+/// Parses, validates and resolves a cluster.yaml; `file` is what problems call it.
+///
+/// # Errors
+/// Everything that is wrong with the file, in its order. It is the fault of whoever wrote it.
+pub fn parse(text: &str, file: &str) -> Result<Cluster, Problems> {
+    let mut problems = Problems::new(file, text);
+    let wire = tree::parse(text, &mut problems).and_then(|tree| read::read_mapping(&tree, &mut problems));
+    let cluster = wire.and_then(|wire| resolve::cluster(&wire, &mut problems));
+    match cluster {
+        Some(cluster) if problems.is_empty() => Ok(cluster),
+        _ => Err(problems.in_order()),
+    }
+}

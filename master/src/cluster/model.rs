@@ -1,8 +1,9 @@
 //! The resolved model of a cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -98,6 +99,8 @@ pub enum Origin {
     Node(usize),
     /// Counted up from the first node of a range whose entry is at this line.
     Range(usize),
+    /// A list to which each of these added, in this order.
+    Merged(Vec<Origin>),
 }
 
 /// Everything a profile can set, resolved.
@@ -243,8 +246,8 @@ pub struct Node {
 pub struct Choice {
     /// The profile's name.
     pub profile: String,
-    /// What it comes to on this node.
-    pub settings: Settings,
+    /// What it comes to on this node; the nodes of a range share it.
+    pub settings: Arc<Settings>,
 }
 
 impl Node {
@@ -258,6 +261,15 @@ impl Cluster {
     /// The node of this name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The addresses that machines without one of their own are given: the range without what is reserved.
+    pub fn dynamic_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let (first, last) = self.master.range.map_or((1, 0), |(first, last)| (first.into(), last.into()));
+        let nodes = self.nodes.iter().filter_map(|node| node.address.as_ref()).map(|address| address.value);
+        let reserved: HashSet<Ipv4Addr> =
+            nodes.chain([self.master.address.addr()]).chain(self.master.gateway).chain(self.master.dns.clone()).collect();
+        (first..=last).map(|address: u32| Ipv4Addr::from(address)).filter(move |address| !reserved.contains(address))
     }
 }
 
