@@ -1,3 +1,4 @@
 //! Kernel, initramfs and root image of a node.
 
 pub mod index;
+pub mod stage1;
