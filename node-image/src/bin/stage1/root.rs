@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MsFlags, mount};
 use sha2::{Digest, Sha256};
 
 use crate::console::say;
@@ -129,10 +129,4 @@ fn unpack_rendered(http: Http, node: &str) -> Result<(), BootError> {
     archive.set_preserve_ownerships(true);
     archive.set_overwrite(true);
     archive.unpack(SYSROOT).map_err(at(format!("{SYSROOT} (from {path})")))
-}
-
-/// Takes away a root that was mounted in part, so that it can be tried again.
-pub fn unmount() {
-    // Nothing may be mounted there, which is as good.
-    let _ = umount(SYSROOT);
 }
