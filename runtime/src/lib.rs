@@ -1,1 +1,5 @@
-//! What runs on every member.
+//! What runs on every member: the agent, its protocol with the master, and how a node that has
+//! just been powered on comes by its keys.
+
+pub mod enroll;
+pub mod wire;

@@ -1,0 +1,172 @@
+//! The messages of the control channel.
+
+use serde::{Deserialize, Serialize};
+
+/// What a node asks for at each boot, once its root can be mounted: signatures on the keys it has just
+/// made in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrollRequest {
+    /// The node's name, as `tesela.node=` on the kernel command line gives it.
+    pub node: String,
+    /// The one-time token of `tesela.token=`.
+    pub token: String,
+    /// A PKCS #10 request (RFC 2986, PEM), which proves that the node holds the private key. Of what it
+    /// says only the public key is taken.
+    pub certificate_request: String,
+    /// The ssh host key as one line of OpenSSH (`ssh-ed25519 AAAA…`).
+    pub ssh_host_public_key: String,
+}
+
+/// The master's answer to an [`EnrollRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EnrollReply {
+    /// The keys are signed.
+    Enrolled(Enrolled),
+    /// They are not.
+    Refused(Refusal),
+}
+
+/// Signed keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// The node's certificate (RFC 5280, PEM): its name as CN, signed by the cluster's CA.
+    pub certificate: String,
+    /// The ssh host certificate as one line of OpenSSH.
+    pub ssh_host_certificate: String,
+}
+
+/// Why the master signs nothing, and what the node can do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For the console: what was wrong, in one line.
+    pub reason: String,
+    /// Whether booting again, which brings a new token, can help.
+    pub boot_again: bool,
+}
+
+/// What the agent says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToMaster {
+    /// First of all, once a connection.
+    Hello(Hello),
+    /// Every [`Welcome::heartbeat_seconds`].
+    Heartbeat(Heartbeat),
+    /// The answer to [`ToNode::Refresh`].
+    Refreshed(Refreshed),
+}
+
+/// What the master says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToNode {
+    /// The answer to [`ToMaster::Hello`]: the node is a member.
+    Welcome(Welcome),
+    /// Rendered files have changed: look again.
+    Refresh(Refresh),
+}
+
+/// Who is speaking. Its name is in its certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// `/proc/sys/kernel/random/boot_id`: another one means that the node booted in between.
+    pub boot_id: String,
+    /// The agent's version.
+    pub version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Seconds since the kernel started.
+    pub uptime_seconds: u64,
+}
+
+/// The node is a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Seconds between two heartbeats. Either side that hears nothing for three times as long takes the
+    /// connection for dead.
+    pub heartbeat_seconds: u32,
+}
+
+/// The node is alive, and how it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Load average of the last minute, in hundredths.
+    pub load_hundredths: u32,
+    /// Memory of the machine, KiB.
+    pub memory_total_kib: u64,
+    /// Memory that could be had without swapping, KiB.
+    pub memory_available_kib: u64,
+    /// Seconds since the kernel started.
+    pub uptime_seconds: u64,
+}
+
+/// Files that were rendered anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refresh {
+    /// Comes back in the answer.
+    pub id: u64,
+    /// Absolute paths of what appeared, changed or went.
+    pub paths: Vec<String>,
+}
+
+/// The kernel of this node has looked again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshed {
+    /// That of the [`Refresh`].
+    pub id: u64,
+    /// What could not be looked at, and why. A path that is not there is no failure.
+    pub failed: Vec<String>,
+}
+
+impl Refresh {
+    /// The paths in as many messages as it takes for each to fit a frame.
+    ///
+    /// A path longer than Linux's `PATH_MAX` (4096) names nothing on a node and is left out.
+    pub fn in_frames(first_id: u64, paths: impl IntoIterator<Item = String>) -> Vec<Refresh> {
+        // JSON writes a byte of a path as six at the most (`\u001f`).
+        const ROOM: usize = super::MAX_FRAME / 6 - 64;
+        let mut messages = Vec::new();
+        let (mut room, mut id) = (0, first_id);
+        for path in paths.into_iter().filter(|path| path.len() <= 4096) {
+            let size = path.len() + 3;
+            if size > room {
+                messages.push(Refresh { id, paths: Vec::new() });
+                (room, id) = (ROOM, id + 1);
+            }
+            room -= size;
+            if let Some(last) = messages.last_mut() {
+                last.paths.push(path);
+            }
+        }
+        messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame;
+    use super::*;
+
+    #[test]
+    fn messages_are_tagged_json_and_unknown_fields_are_passed_over() {
+        let welcome = ToNode::Welcome(Welcome { heartbeat_seconds: 5 });
+        assert_eq!(serde_json::to_string(&welcome).unwrap(), r#"{"type":"welcome","heartbeat_seconds":5}"#);
+        let newer = r#"{"type":"welcome","heartbeat_seconds":5,"colour":"blue"}"#;
+        assert_eq!(serde_json::from_str::<ToNode>(newer).unwrap(), welcome);
+        assert!(serde_json::from_str::<ToNode>(r#"{"type":"halt"}"#).is_err());
+    }
+
+    #[test]
+    fn any_number_of_paths_fits_into_frames() {
+        let paths: Vec<String> = (0..500).map(|i| format!("/{i}{}", "\u{1}".repeat(i * 8))).collect();
+        let messages = Refresh::in_frames(7, paths.clone());
+        assert!(messages.len() > 1);
+        for (i, message) in messages.iter().enumerate() {
+            assert_eq!(message.id, 7 + i as u64);
+            frame::encode(&ToNode::Refresh(message.clone())).unwrap();
+        }
+        let back: Vec<String> = messages.into_iter().flat_map(|message| message.paths).collect();
+        assert_eq!(back, paths);
+    }
+}
