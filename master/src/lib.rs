@@ -6,6 +6,8 @@
 pub mod boot;
 pub mod cli;
 pub mod cluster;
+pub mod dhcp;
 pub mod inventory;
 pub mod nfs;
+pub mod ports;
 pub mod render;

@@ -1,1 +1,4 @@
 //! Whole-cluster tests.
+
+pub mod dhcp;
+pub mod netns;

@@ -1,0 +1,138 @@
+//! A DHCP server for tests and measurements: a fixed policy, the real engine, sockets and store.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tesela::cluster::Mac;
+use tesela::dhcp::{
+    BootFile, Client, Config, Decision, Exchange, Kind, Mode, Network, Outcome, Policy, Server, SqliteLeases,
+    Terms, serve,
+};
+
+/// What a [`FixedPolicy`] is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Interface of the server.
+    pub interface: String,
+    /// Its address there, with the prefix length.
+    pub address: String,
+    /// The network that clients are on, where a relay stands between; else that of `address`.
+    pub clients: Option<String>,
+    /// Who gives addresses.
+    pub mode: Mode,
+    /// First and last address of the dynamic range.
+    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Machines with an address of their own.
+    pub known: HashMap<Mac, Ipv4Addr>,
+    /// Whether all other machines count as known as well.
+    pub everyone: bool,
+    /// Seconds.
+    pub lease_seconds: u32,
+    /// Addresses probed ahead.
+    pub probed_ahead: usize,
+}
+
+impl Setup {
+    /// An authoritative server for everyone.
+    pub fn new(interface: &str, address: &str, range: Option<(Ipv4Addr, Ipv4Addr)>) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            address: address.to_owned(),
+            clients: None,
+            mode: Mode::Authoritative,
+            range,
+            known: HashMap::new(),
+            everyone: true,
+            lease_seconds: 3600,
+            probed_ahead: 16,
+        }
+    }
+
+    /// Starts the server in the network namespace of the calling thread, its leases in this file.
+    pub fn start(&self, leases: &Path) -> (Server, Arc<FixedPolicy>) {
+        let policy = Arc::new(FixedPolicy::new(self));
+        let store = SqliteLeases::open(leases).unwrap_or_else(|error| panic!("{error}"));
+        let server = serve(self.config(), Arc::clone(&policy) as _, Arc::new(store));
+        (server.unwrap_or_else(|error| panic!("{error}")), policy)
+    }
+
+    /// The configuration of the server.
+    pub fn config(&self) -> Config {
+        let address = self.address.parse().unwrap_or_else(|error| panic!("{}: {error}", self.address));
+        Config {
+            probed_ahead: self.probed_ahead,
+            ..Config::new(&self.interface, address, self.mode, self.range)
+        }
+    }
+}
+
+/// Decides by a table, and remembers what it observed.
+#[derive(Debug)]
+pub struct FixedPolicy {
+    setup: Setup,
+    server: Ipv4Addr,
+    network: Arc<Network>,
+    seen: Mutex<Vec<(Mac, Outcome)>>,
+}
+
+impl FixedPolicy {
+    fn new(setup: &Setup) -> Self {
+        let config = setup.config();
+        let clients = setup.clients.as_ref().unwrap_or(&setup.address);
+        let network = Network {
+            prefix: clients.parse().unwrap_or_else(|error| panic!("{clients}: {error}")),
+            routers: vec![config.address],
+            dns: vec![config.address],
+            domain: Some("aula".to_owned()),
+            ntp: vec![config.address],
+        };
+        Self {
+            setup: setup.clone(),
+            server: config.address,
+            network: Arc::new(network),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// What came of every exchange so far; kept for the first 10,000.
+    pub fn seen(&self) -> Vec<(Mac, Outcome)> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Policy for FixedPolicy {
+    fn decide(&self, client: &Client<'_>) -> Decision {
+        let boot = match client.kind {
+            Kind::Pxe => Some(BootFile::Tftp { server: self.server, file: "loader".to_owned() }),
+            Kind::Http => Some(BootFile::Url(format!("http://{}/boot/shimx64.efi", self.server))),
+            Kind::Ipxe => Some(BootFile::Url(format!("http://{}/boot/boot.ipxe", self.server))),
+            Kind::Stage1 | Kind::Other => None,
+        };
+        let address = self.setup.known.get(&client.mac).copied();
+        let terms = Terms {
+            address,
+            network: Arc::clone(&self.network),
+            hostname: None,
+            lease_seconds: self.setup.lease_seconds,
+            boot,
+        };
+        if address.is_some() || self.setup.everyone {
+            Decision::Known(terms)
+        } else {
+            Decision::Unknown(terms)
+        }
+    }
+
+    fn is_reserved(&self, address: Ipv4Addr) -> bool {
+        self.setup.known.values().any(|known| *known == address)
+    }
+
+    fn observe(&self, exchange: &Exchange<'_>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() < 10_000 {
+            seen.push((exchange.client.mac, exchange.outcome));
+        }
+    }
+}
