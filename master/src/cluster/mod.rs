@@ -6,13 +6,18 @@
 //! value with its [`Origin`] (`resolve`, `settings`, `nodes`). So one run tells all of a file's mistakes.
 
 mod ids;
+mod init;
+mod insert;
 mod model;
 mod names;
 mod nodes;
+mod plan;
 mod problem;
 mod read;
 mod resolve;
+mod schema;
 mod settings;
+mod show;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -20,9 +25,14 @@ mod values;
 mod wire;
 
 pub use ids::{Mac, Uuid};
+pub use init::{InitError, Interface, init};
+pub use insert::{InsertError, NewNode, insert_nodes};
 pub use model::*;
 pub use names::{MAX_NAMES, NameError, NamePattern, NodeSet, is_label};
+pub use plan::{Change, Difference, Part, Plan, plan};
 pub use problem::{Problem, Problems};
+pub use schema::schema;
+pub use show::{Effect, Row, Shown, ShownChoice, show};
 
 /// Parses, validates and resolves a cluster.yaml; `file` is what problems call it.
 ///

@@ -271,7 +271,13 @@ fn merge(defaults: Defaults<'_>, layers: &[Layer<'_>]) -> (Settings, Vec<Span>) 
         MembersWire::Discover => Members::Discover,
         MembersWire::Map(lines) => Members::Map(lines.values().filter_map(map_line).collect()),
     };
-    let from_master = |line: usize| Origin::Master(line);
+    let address = layers
+        .iter()
+        .rev()
+        .find_map(|layer| layer.address.map(|at| Sourced { value: at.value, origin: layer.origin(at.span) }))
+        .unwrap_or(Sourced { value: ProfileAddress::Node, origin: Origin::Default });
+    // A machine that is somewhere else has nothing of the master's network.
+    let here = address.value == ProfileAddress::Node;
     let settings = Settings {
         boot: last(layers, |s| &s.boot, |v| *v).or(Boot::Network),
         image: last(layers, |s| &s.image, |v| Some(v.0.clone())).or(None),
@@ -279,22 +285,14 @@ fn merge(defaults: Defaults<'_>, layers: &[Layer<'_>]) -> (Settings, Vec<Span>) 
         writes: last(layers, |s| &s.writes, |v| *v).or(Writes::Keep),
         loader: last(layers, |s| &s.loader, |v| *v).or(Loader::Auto),
         kernel_args: list(layers, |s| &s.kernel_args, |v| v.0.clone(), &mut idle),
-        gateway: last(layers, |s| &s.gateway, |v| Some(*v)).0.unwrap_or_else(|| match defaults.gateway {
-            Some(at) => Sourced { value: Some(at.value), origin: from_master(at.span.line) },
-            None => Sourced { value: None, origin: Origin::Default },
-        }),
-        dns: last(layers, |s| &s.dns, dns).0.unwrap_or_else(|| match defaults.dns {
-            Some(at) => Sourced { value: dns(&at.value), origin: from_master(at.span.line) },
-            None => Sourced { value: Vec::new(), origin: Origin::Default },
-        }),
+        gateway: last(layers, |s| &s.gateway, |v| Some(*v))
+            .or_master(defaults.gateway.filter(|_| here), |gateway| Some(*gateway))
+            .or(None),
+        dns: last(layers, |s| &s.dns, dns).or_master(defaults.dns.filter(|_| here), dns).or(Vec::new()),
         pool: last(layers, |s| &s.pool, |v| Some(v.0.clone())).or(None),
         speed: last(layers, |s| &s.speed, |v| Some(v.0)).or(None),
         trusted: last(layers, |s| &s.trusted, |v| *v).or(false),
-        address: layers
-            .iter()
-            .rev()
-            .find_map(|layer| layer.address.map(|at| Sourced { value: at.value, origin: layer.origin(at.span) }))
-            .unwrap_or(Sourced { value: ProfileAddress::Node, origin: Origin::Default }),
+        address,
         members: last(layers, |s| &s.members, members).or(Members::Discover),
         services: services(layers, &mut idle),
         script: last(layers, |s| &s.script, |v| Some(v.0.clone())).or(None),
@@ -306,6 +304,12 @@ fn merge(defaults: Defaults<'_>, layers: &[Layer<'_>]) -> (Settings, Vec<Span>) 
 struct Said<T>(Option<Sourced<T>>);
 
 impl<T> Said<T> {
+    fn or_master<W>(self, master: Option<&At<W>>, value: impl Fn(&W) -> T) -> Self {
+        Said(self.0.or_else(|| {
+            master.map(|at| Sourced { value: value(&at.value), origin: Origin::Master(at.span.line) })
+        }))
+    }
+
     fn or(self, default: T) -> Sourced<T> {
         self.0.unwrap_or(Sourced { value: default, origin: Origin::Default })
     }

@@ -20,7 +20,8 @@ const MAX_NODES: usize = 4_000_000;
 /// One value, and where it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Tree<'t> {
-    /// The value itself.
+    /// The value itself, up to its last character; its key where nothing is written; the alias where
+    /// one stands for it.
     pub span: Span,
     /// The key that it belongs to, where there is one.
     pub under: Span,
@@ -157,19 +158,28 @@ impl<'t> Builder<'t> {
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 let open = self.stack.pop()?;
-                let kind = match open.content {
-                    Content::List(items) => Kind::List(items.into()),
-                    Content::Map { entries, flow, .. } => Kind::Map(Rc::new(Map { entries, flow })),
+                // Without a bracket the parser sees the end of a collection where the next thing begins.
+                let bracket = (span.end > span.start).then_some(span.end);
+                let (kind, last) = match open.content {
+                    Content::List(items) => {
+                        let last = items.last().map(|item| item.span.end);
+                        (Kind::List(items.into()), last)
+                    }
+                    Content::Map { entries, flow, .. } => {
+                        let last = entries.last().map(|entry| entry.value.span.end.max(entry.key_span.end));
+                        (Kind::Map(Rc::new(Map { entries, flow })), last)
+                    }
                 };
-                let span = Span { end: span.end, ..open.span };
+                let span = Span { end: bracket.or(last).unwrap_or(open.span.end), ..open.span };
                 self.close(Tree { span, under: span, kind }, open.anchor, open.nodes_before, problems)?;
             }
             Event::Alias(anchor) => {
-                let Some((tree, weight)) = self.anchors.get(&anchor).cloned() else {
+                let Some((mut tree, weight)) = self.anchors.get(&anchor).cloned() else {
                     problems.add(span, "an alias stands inside of what it stands for");
                     return None;
                 };
                 self.nodes += weight;
+                tree.span = span;
                 self.close(tree, 0, self.nodes, problems)?;
             }
             _ => {}
@@ -197,7 +207,7 @@ impl<'t> Builder<'t> {
             Some(Content::Map { entries, key, .. }) => match key.take() {
                 None => *key = Some(tree),
                 Some(Tree { kind: Kind::Scalar(name), span, .. }) => {
-                    if matches!(tree.kind, Kind::Null) {
+                    if matches!(tree.kind, Kind::Null) && tree.span.start == tree.span.end {
                         tree.span = span;
                     }
                     tree.under = span;
