@@ -16,6 +16,7 @@ pub mod connection;
 pub mod counters;
 pub mod encode;
 pub mod fs;
+pub mod fuzz;
 pub mod memory;
 pub mod mount;
 pub mod output;
