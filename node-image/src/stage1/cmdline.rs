@@ -43,8 +43,10 @@ pub enum Root {
     Nfs {
         /// The path, with a leading `/`.
         export: String,
-        /// TCP port of NFS and MOUNT.
+        /// TCP port of NFS.
         port: u16,
+        /// TCP port of MOUNT: `tesela.mount=`, for a server that does not have both on one port.
+        mount_port: u16,
     },
     /// A squashfs over HTTP, held in memory.
     Ram {
@@ -53,6 +55,16 @@ pub enum Root {
         /// Digest of the file.
         sha256: [u8; 32],
     },
+}
+
+impl Root {
+    /// What `tesela.root=` says.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Nfs { .. } => "nfs",
+            Self::Ram { .. } => "ram",
+        }
+    }
 }
 
 /// Where and how the node gets its certificate.
@@ -119,7 +131,8 @@ pub fn parse(line: &str) -> Result<BootArgs, CmdlineError> {
             if !export.starts_with('/') || export.contains(',') {
                 return Err(invalid("tesela.export", export, "an absolute path without a comma"));
             }
-            Root::Nfs { export: export.to_owned(), port: port("tesela.nfs", 2049)? }
+            let nfs = port("tesela.nfs", 2049)?;
+            Root::Nfs { export: export.to_owned(), port: nfs, mount_port: port("tesela.mount", nfs)? }
         }
         Some("ram") => Root::Ram {
             path: words.need("tesela.squashfs")?.to_owned(),
@@ -204,7 +217,7 @@ mod tests {
         assert_eq!(args.node, "n1");
         assert_eq!(args.master, Ipv4Addr::new(192, 168, 45, 1));
         assert_eq!(args.http, 8080);
-        assert_eq!(args.root, Root::Nfs { export: "/nodes/n1".into(), port: 2049 });
+        assert_eq!(args.root, Root::Nfs { export: "/nodes/n1".into(), port: 2049, mount_port: 2049 });
         assert_eq!(args.boot_mac, Some(Mac([0x52, 0x54, 0, 0xaa, 0xbb, 1])));
         assert_eq!(args.control, None);
         assert!(!args.shell);
@@ -232,7 +245,9 @@ mod tests {
     fn what_is_wrong_is_named() {
         let message = |line: &str| parse(line).unwrap_err().to_string();
         assert!(message("").contains("no tesela.export="));
-        assert!(message(&format!("{LINE} tesela.http=99999")).contains("tesela.http=99999: expected a TCP port"));
+        assert!(
+            message(&format!("{LINE} tesela.http=99999")).contains("tesela.http=99999: expected a TCP port")
+        );
         assert!(message(&format!("{LINE} tesela.root=disk")).contains("expected nfs or ram"));
         assert!(message(&format!("{LINE} BOOTIF=01-52")).contains("BOOTIF=01-52"));
         assert!(message(&format!("{LINE} BOOTIF=01-52-54-00-é-bb-01")).contains("BOOTIF"));

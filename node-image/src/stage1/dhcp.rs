@@ -65,9 +65,15 @@ pub enum Event {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum State {
     Selecting,
-    Requesting { address: Ipv4Addr, server: Ipv4Addr },
+    Requesting {
+        address: Ipv4Addr,
+        server: Ipv4Addr,
+    },
     /// Holds an address, and asks its server (or after half of the rest, any server) to keep it.
-    Renewing { address: Ipv4Addr, server: Ipv4Addr },
+    Renewing {
+        address: Ipv4Addr,
+        server: Ipv4Addr,
+    },
 }
 
 /// The client.
@@ -135,7 +141,9 @@ impl Client {
                 self.due = now + Duration::from_secs(1);
                 Some(Event::Refused(reply.message))
             }
-            (State::Renewing { address, .. }, ACK) if reply.address == *address => Some(Event::Bound(reply.lease)),
+            (State::Renewing { address, .. }, ACK) if reply.address == *address => {
+                Some(Event::Bound(reply.lease))
+            }
             (State::Renewing { .. }, NAK) => Some(Event::Refused(reply.message)),
             _ => None,
         }
@@ -231,7 +239,9 @@ impl Reply {
                 (3, _) => reply.lease.routers = addresses(value),
                 (6, _) => reply.lease.dns = addresses(value),
                 (15, 1..) => reply.lease.domain = domain(value),
-                (26, 2) => reply.lease.mtu = Some(u16::from_be_bytes([value[0], value[1]])).filter(|&mtu| mtu >= 576),
+                (26, 2) => {
+                    reply.lease.mtu = Some(u16::from_be_bytes([value[0], value[1]])).filter(|&mtu| mtu >= 576)
+                }
                 (51, 4) => reply.lease.seconds = u32::from_be_bytes(value.try_into().ok()?),
                 (53, 1) => reply.kind = value[0],
                 (54, 4) => reply.lease.server = address(value)?,
@@ -320,7 +330,8 @@ mod tests {
         assert_eq!(client.receive(&offer, seconds(5)), Some(Event::Progress));
         let request = client.poll(seconds(5)).unwrap();
         assert!(request.windows(6).any(|window| window == [50, 4, 192, 168, 45, 11]));
-        let options = [1, 4, 255, 255, 254, 0, 3, 4, 192, 168, 45, 1, 26, 2, 5, 220, 51, 4, 255, 255, 255, 255];
+        let options =
+            [1, 4, 255, 255, 254, 0, 3, 4, 192, 168, 45, 1, 26, 2, 5, 220, 51, 4, 255, 255, 255, 255];
         let ack = answer(&request, ACK, [192, 168, 45, 11], &options);
         let Some(Event::Bound(lease)) = client.receive(&ack, seconds(5)) else { panic!("not bound") };
         assert_eq!((lease.prefix, lease.mtu, lease.seconds), (23, Some(1500), INFINITE));
@@ -358,7 +369,9 @@ mod tests {
         let discover = client.poll(seconds(0)).unwrap();
         client.receive(&answer(&discover, OFFER, [10, 0, 0, 9], &[]), seconds(0));
         let request = client.poll(seconds(0)).unwrap();
-        let Some(Event::Bound(lease)) = client.receive(&answer(&request, ACK, [10, 0, 0, 9], &[]), seconds(0)) else {
+        let Some(Event::Bound(lease)) =
+            client.receive(&answer(&request, ACK, [10, 0, 0, 9], &[]), seconds(0))
+        else {
             panic!("not bound")
         };
         let mut client = Client::renew(MAC, None, &lease, 2, seconds(100));
@@ -379,6 +392,10 @@ mod tests {
         let mut other = offer.clone();
         other[33] ^= 1;
         assert_eq!(client.receive(&other, seconds(0)), None);
-        assert_eq!(client.receive(&offer, seconds(0)), Some(Event::Progress), "a cut option costs only itself");
+        assert_eq!(
+            client.receive(&offer, seconds(0)),
+            Some(Event::Progress),
+            "a cut option costs only itself"
+        );
     }
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! module NAME FILE DEPENDENCY…     what must be loaded before, nearest first
 //! alias PATTERN NAME               PATTERN as in modules.alias
-//! load NAME                        loaded on every machine
+//! load ROOT NAME                   loaded where the root is of that kind: nfs or ram
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +29,8 @@ pub struct ModuleList {
     pub modules: BTreeMap<String, Module>,
     /// A device's modalias pattern and the module that drives it.
     pub aliases: Vec<(String, String)>,
-    /// Loaded on every machine.
-    pub load: Vec<String>,
+    /// Kind of root and a module that it needs.
+    pub load: Vec<(String, String)>,
 }
 
 /// A line of the list that is none of the three records.
@@ -59,7 +59,7 @@ impl ModuleList {
                     list.modules.insert((*name).to_owned(), module);
                 }
                 ["alias", pattern, name] => list.aliases.push(((*pattern).to_owned(), (*name).to_owned())),
-                ["load", name] => list.load.push((*name).to_owned()),
+                ["load", root, name] => list.load.push(((*root).to_owned(), (*name).to_owned())),
                 [] => {}
                 _ => return Err(ModuleListError { line: index + 1, text: line.to_owned() }),
             }
@@ -78,15 +78,16 @@ impl ModuleList {
         for (pattern, name) in &self.aliases {
             let _ = writeln!(text, "alias {pattern} {name}");
         }
-        for name in &self.load {
-            let _ = writeln!(text, "load {name}");
+        for (root, name) in &self.load {
+            let _ = writeln!(text, "load {root} {name}");
         }
         text
     }
 
     /// The modules that drive a device with this modalias.
     pub fn drivers<'a>(&'a self, modalias: &str) -> impl Iterator<Item = &'a str> {
-        let matching = self.aliases.iter().filter(move |(pattern, _)| glob(pattern.as_bytes(), modalias.as_bytes()));
+        let matching =
+            self.aliases.iter().filter(move |(pattern, _)| glob(pattern.as_bytes(), modalias.as_bytes()));
         matching.map(|(_, name)| name.as_str())
     }
 
@@ -170,7 +171,7 @@ mod tests {
         module failover net/failover.ko\n\
         module loop_a a.ko loop_b\nmodule loop_b b.ko loop_a\n\
         alias virtio:d00000001v* virtio_net\n\
-        load nfs\n";
+        load nfs nfsv3\n";
 
     #[test]
     fn written_as_read() {
@@ -192,7 +193,10 @@ mod tests {
         let e1000 = b"pci:v00008086d0000100Esv*sd*bc*sc*i*";
         assert!(glob(e1000, b"pci:v00008086d0000100Esv00001AF4sd00001100bc02sc00i00"));
         assert!(!glob(e1000, b"pci:v00008086d0000100Fsv00001AF4sd00001100bc02sc00i00"));
-        assert!(glob(b"usb:v0BDAp8153d*dc*dsc*dp*icFFisc*ip*in*", b"usb:v0BDAp8153d3000dc00dsc00dp00icFFiscFFip00in00"));
+        assert!(glob(
+            b"usb:v0BDAp8153d*dc*dsc*dp*icFFisc*ip*in*",
+            b"usb:v0BDAp8153d3000dc00dsc00dp00icFFiscFFip00in00"
+        ));
         assert!(glob(b"usb:v04E8p[6-8]0*", b"usb:v04E8p70aa"));
         assert!(!glob(b"usb:v04E8p[!6-8]0*", b"usb:v04E8p70aa"));
         assert!(glob(b"*", b""));

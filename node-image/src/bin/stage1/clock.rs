@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::console::uptime;
 use nix::time::{ClockId, clock_settime};
 
 /// Seconds from 1900 to 1970.
@@ -31,7 +32,7 @@ fn ask(socket: &UdpSocket) -> io::Result<Duration> {
     // Version 4, mode 3 (client).
     request[0] = 0x23;
     // What stands in Transmit Timestamp comes back as Originate Timestamp, and so tells the answer.
-    getrandom::fill(&mut request[40..]).map_err(|error| io::Error::other(error.to_string()))?;
+    request[40..].copy_from_slice(&uptime().to_be_bytes());
     let sent = std::time::Instant::now();
     socket.send(&request)?;
     let mut reply = [0; 48];

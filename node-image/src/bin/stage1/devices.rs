@@ -35,10 +35,12 @@ impl Modules {
         Ok(Self { list: ModuleList::parse(&text)?, tried: BTreeSet::new() })
     }
 
-    /// Loads what every machine needs for its root.
-    pub fn load_common(&mut self) {
-        for name in self.list.load.clone() {
-            self.load(&name);
+    /// Loads what a kind of root (`nfs`, `ram`) needs.
+    pub fn load_for_root(&mut self, kind: &str) {
+        for (root, name) in self.list.load.clone() {
+            if root == kind {
+                self.load(&name);
+            }
         }
     }
 
@@ -68,7 +70,8 @@ impl Modules {
             let path = Path::new(FOLDER).join(&self.list.modules[&name].file);
             let result = File::open(&path).and_then(|file| sys::load_module(&file));
             match result {
-                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                // Loaded already, or for a CPU or device that is not there.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENODEV)) => {}
                 // A driver that does not want its device must not stop the boot: another NIC may serve.
                 Err(error) => say(format_args!("module {name}: {error}")),
                 Ok(()) => {}
@@ -99,7 +102,8 @@ pub fn undriven() -> Vec<String> {
         text.trim().trim_start_matches("0x").to_owned()
     };
     let devices = devices.flatten().map(|device| device.path());
-    let idle = devices.filter(|path| attribute(path, "class").starts_with("02") && !path.join("driver").exists());
+    let idle =
+        devices.filter(|path| attribute(path, "class").starts_with("02") && !path.join("driver").exists());
     idle.map(|path| {
         let address = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         format!("{}:{} at {address}", attribute(&path, "vendor"), attribute(&path, "device"))

@@ -72,7 +72,7 @@ pub enum BootError {
         problem: String,
     },
     /// The master did not sign the node's keys.
-    #[error("no keys from the master: {0}")]
+    #[error("{0}")]
     Enroll(String),
     /// The new root cannot be entered.
     #[error("cannot enter the new root: {0}")]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use serde::Serialize;
-use tesela_node_image::stage1::cmdline::{BootArgs, Root};
+use tesela_node_image::stage1::cmdline::BootArgs;
 
 use crate::error::{BootError, at};
 use crate::network::Link;
@@ -48,10 +48,7 @@ pub fn write_records(args: &BootArgs, link: &Link, timings: &[(&'static str, f64
         master: args.master.to_string(),
         http: args.http,
         control: args.control.as_ref().map(|control| control.port),
-        root: match args.root {
-            Root::Nfs { .. } => "nfs",
-            Root::Ram { .. } => "ram",
-        },
+        root: args.root.kind(),
         interface: &link.interface,
         mac: link.mac.to_string(),
         address: lease.address.to_string(),
@@ -76,7 +73,10 @@ fn leave_interface_alone(link: &Link) -> Result<(), BootError> {
     let head = "# Written by stage1: the root file system may come over this interface.\n";
     let unit = format!("{head}[Match]\nMACAddress={mac}\n\n[Link]\nUnmanaged=yes\nRequiredForOnline=no\n");
     write(networkd, "00-tesela-boot.network", &unit)?;
-    let unit = format!("{head}[Match]\nOriginalName={}\nMACAddress={mac}\n\n[Link]\nNamePolicy=keep\n", link.interface);
+    let unit = format!(
+        "{head}[Match]\nOriginalName={}\nMACAddress={mac}\n\n[Link]\nNamePolicy=keep\n",
+        link.interface
+    );
     write(networkd, "00-tesela-boot.link", &unit)?;
     let unit = format!("{head}[keyfile]\nunmanaged-devices=mac:{mac}\n");
     write(Path::new("/run/NetworkManager/conf.d"), "00-tesela-boot.conf", &unit)

@@ -24,7 +24,9 @@ impl Http {
     /// Writes the body at `path` into `sink`; gives its length in octets.
     pub fn get(&self, path: &str, sink: &mut dyn Write) -> Result<u64, BootError> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.master);
-        self.exchange(request.as_bytes()).and_then(|reply| reply.copy(sink)).map_err(|error| self.error(path, error))
+        self.exchange(request.as_bytes())
+            .and_then(|reply| reply.copy(sink))
+            .map_err(|error| self.error(path, error))
     }
 
     /// Posts JSON; the answer's body is not read.

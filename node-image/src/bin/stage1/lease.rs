@@ -19,7 +19,7 @@ use tesela_node_image::stage1::dhcp::{CLIENT_PORT, Client, Event, INFINITE, Leas
 
 use crate::console::say;
 use crate::devices::timeout;
-use crate::network::{Link, random_u32};
+use crate::network::{Link, transaction_id};
 
 /// The process's name, and how `main` knows that it is meant.
 pub const NAME: &str = "@tesela-lease";
@@ -69,7 +69,7 @@ fn renew(interface: &str, mac: Mac, lease: &Lease) -> io::Result<Lease> {
     socket.set_broadcast(true)?;
     socket.set_nonblocking(true)?;
     let start = Instant::now();
-    let mut client = Client::renew(mac, None, lease, random_u32(), length / 2);
+    let mut client = Client::renew(mac, None, lease, transaction_id(mac), length / 2);
     let mut buffer = [0; 2048];
     while start.elapsed() < length {
         // After seven eighths any server may answer.

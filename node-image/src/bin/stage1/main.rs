@@ -19,6 +19,7 @@ mod root;
 mod sys;
 
 use std::fs;
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -26,6 +27,8 @@ use std::time::Duration;
 use nix::mount::MsFlags;
 use nix::sys::reboot::{RebootMode, reboot};
 use tesela_node_image::stage1::cmdline::{self, BootArgs, Root};
+use tesela_runtime::enroll::{Enrolment, enroll};
+use tesela_runtime::wire::tls::Fingerprint;
 
 use console::{say, uptime};
 use devices::Modules;
@@ -35,6 +38,8 @@ use network::Link;
 
 /// How long a failure stays on the screen before the machine starts again.
 const REBOOT_AFTER: Duration = Duration::from_secs(60);
+/// How long the master may be away (being started again) while the node asks for its keys.
+const ENROLL_PATIENCE: Duration = Duration::from_secs(45);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -99,13 +104,17 @@ impl Boot {
     fn connect(&mut self, args: &BootArgs) -> Result<Link, BootError> {
         let mut modules = Modules::open()?;
         let mut common = Modules::open()?;
+        let kind = args.root.kind();
         let link = std::thread::scope(|scope| {
             // What the root needs is loaded while the DHCP server is being waited for.
-            scope.spawn(move || common.load_common());
+            scope.spawn(move || common.load_for_root(kind));
             network::connect(args.boot_mac, &mut modules)
         })?;
         let lease = &link.lease;
-        say(format_args!("{} ({}) has {}/{} from {}", link.interface, link.mac, lease.address, lease.prefix, lease.server));
+        say(format_args!(
+            "{} ({}) has {}/{} from {}",
+            link.interface, link.mac, lease.address, lease.prefix, lease.server
+        ));
         self.done("network");
         Ok(link)
     }
@@ -147,12 +156,20 @@ fn identify(args: &BootArgs) -> Result<(), BootError> {
         Ok(_) => {}
         Err(error) => say(format_args!("no time from the master: {error}")),
     }
-    Ok(())
+    let Some(control) = &args.control else { return Ok(()) };
+    let enrolment = Enrolment {
+        node: args.node.clone(),
+        master: SocketAddrV4::new(args.master, control.port),
+        ca: Fingerprint(control.ca),
+        token: control.token.clone(),
+    };
+    let keys = enroll(&enrolment, ENROLL_PATIENCE).map_err(|error| BootError::Enroll(error.to_string()))?;
+    keys.store(Path::new(handover::RUN)).map_err(|error| BootError::Enroll(error.to_string()))
 }
 
 fn mount_root(args: &BootArgs) -> Result<(), BootError> {
     match &args.root {
-        Root::Nfs { export, port } => root::mount_nfs(args.master, export, *port),
+        Root::Nfs { export, port, mount_port } => root::mount_nfs(args.master, export, *port, *mount_port),
         Root::Ram { path, sha256 } => {
             root::mount_ram(Http { master: args.master, port: args.http }, path, sha256, &args.node)
         }

@@ -12,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tesela_node_image::stage1::cmdline::Mac;
 use tesela_node_image::stage1::dhcp::{CLIENT_PORT, Client, Event, Lease, SERVER_PORT};
 
-use crate::console::say;
+use crate::console::{say, uptime};
 use crate::devices::{Modules, Monitor, timeout, undriven};
 use crate::error::{BootError, at};
 use crate::sys::Interface;
@@ -91,10 +91,13 @@ fn candidates(wanted: Option<Mac>, modules: &mut Modules, monitor: &Monitor) -> 
 
 fn no_interface(wanted: Option<Mac>, nics: &[Nic]) -> BootError {
     let seen: Vec<String> = nics.iter().map(|nic| format!("{} is {}", nic.name, nic.mac)).collect();
-    let idle: Vec<String> = undriven().into_iter().map(|device| format!("no driver for PCI {device}")).collect();
+    let idle: Vec<String> =
+        undriven().into_iter().map(|device| format!("no driver for PCI {device}")).collect();
     let seen = [seen, idle].concat().join(", ");
     BootError::NoInterface {
-        wanted: wanted.map(|mac| format!(" with the address {mac}, which the firmware used")).unwrap_or_default(),
+        wanted: wanted
+            .map(|mac| format!(" with the address {mac}, which the firmware used"))
+            .unwrap_or_default(),
         seen: if seen.is_empty() { "there is no network device".to_owned() } else { seen },
     }
 }
@@ -120,7 +123,8 @@ fn try_interface(nic: &Nic, uuid: Option<[u8; 16]>, monitor: &Monitor) -> Result
         let interface = nic.name.clone();
         move |error: io::Error| BootError::Interface { interface, what, error }
     };
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, CLIENT_PORT)).map_err(failed("open the DHCP port"))?;
+    let socket =
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, CLIENT_PORT)).map_err(failed("open the DHCP port"))?;
     let interface = Interface::new(socket.as_fd(), &nic.name);
     interface.up().map_err(failed("bring up the link"))?;
     wait_for_carrier(&nic.name, monitor)?;
@@ -169,7 +173,7 @@ fn ask(nic: &Nic, uuid: Option<[u8; 16]>, socket: &UdpSocket) -> Result<Lease, B
         .map_err(|error| failed("bind the DHCP port")(error.into()))?;
     socket.set_nonblocking(true).map_err(failed("open the DHCP port"))?;
     let start = Instant::now();
-    let mut client = Client::new(nic.mac, uuid, random_u32(), Duration::ZERO);
+    let mut client = Client::new(nic.mac, uuid, transaction_id(nic.mac), Duration::ZERO);
     let mut detail = String::new();
     let mut buffer = [0; 2048];
     loop {
@@ -206,10 +210,10 @@ fn machine_uuid() -> Option<[u8; 16]> {
     Some(uuid)
 }
 
-/// A transaction id; two machines switched on together must not choose the same.
-pub fn random_u32() -> u32 {
-    let mut octets = [0; 4];
-    // Without randomness the hardware address still tells the answers apart.
-    let _ = getrandom::fill(&mut octets);
-    u32::from_ne_bytes(octets)
+/// A transaction id. It need not be secret, only differ between machines switched on together: the
+/// kernel's random numbers are not waited for.
+pub fn transaction_id(mac: Mac) -> u32 {
+    let [.., a, b, c, d] = mac.0;
+    let now = std::time::Duration::try_from_secs_f64(uptime()).unwrap_or_default();
+    u32::from_be_bytes([a, b, c, d]).rotate_left(13) ^ now.subsec_nanos()
 }

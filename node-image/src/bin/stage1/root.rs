@@ -28,8 +28,11 @@ pub fn mount_on(
     hint: &'static str,
 ) -> Result<(), BootError> {
     fs::create_dir_all(target).map_err(at(target))?;
-    mount(Some(source), target, Some(kind), flags, Some(data))
-        .map_err(|error| BootError::Mount { what: format!("{source} on {target}"), error: error.into(), hint })
+    mount(Some(source), target, Some(kind), flags, Some(data)).map_err(|error| BootError::Mount {
+        what: format!("{source} on {target}"),
+        error: error.into(),
+        hint,
+    })
 }
 
 /// Mounts the NFS export.
@@ -37,9 +40,9 @@ pub fn mount_on(
 /// The node is the only one that changes its root, but for rendered files, and of those the agent tells
 /// the kernel. So attributes are kept for long, and an open asks for nothing (`nocto`): it is these
 /// calls that make an NFS root slow to boot.
-pub fn mount_nfs(master: Ipv4Addr, export: &str, port: u16) -> Result<(), BootError> {
+pub fn mount_nfs(master: Ipv4Addr, export: &str, port: u16, mount_port: u16) -> Result<(), BootError> {
     let options = format!(
-        "vers=3,nolock,proto=tcp,port={port},mountvers=3,mountproto=tcp,mountport={port},addr={master},\
+        "vers=3,nolock,proto=tcp,port={port},mountvers=3,mountproto=tcp,mountport={mount_port},addr={master},\
          mountaddr={master},hard,nocto,acregmin=60,acregmax=600,acdirmin=60,acdirmax=600,\
          rsize=1048576,wsize=1048576,timeo=100,retrans=2"
     );
