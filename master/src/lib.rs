@@ -8,6 +8,7 @@ pub mod cli;
 pub mod cluster;
 pub mod dhcp;
 pub mod inventory;
+pub mod lab;
 pub mod nfs;
 pub mod ports;
 pub mod render;

@@ -1,9 +1,13 @@
 //! The command line: one file a noun. It reads flags and prints; the work is done elsewhere.
 
+mod lab;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+const DEFAULT_CONFIG: &str = "/etc/tesela/cluster.yaml";
 
 /// A room of PCs as one machine: network boot, images and the state of every node from one cluster.yaml.
 #[derive(Parser, Debug)]
@@ -23,7 +27,7 @@ pub struct Common {
         long,
         global = true,
         env = "TESELA_CONFIG",
-        default_value = "/etc/tesela/cluster.yaml",
+        default_value = DEFAULT_CONFIG,
         value_name = "FILE"
     )]
     pub config: PathBuf,
@@ -52,6 +56,9 @@ pub struct Common {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Virtual nodes that boot from this machine, in a private network.
+    #[command(subcommand)]
+    Lab(lab::Command),
     /// Prints the completion script for a shell.
     Completion {
         /// Which shell.
@@ -65,6 +72,8 @@ pub(crate) enum Failure {
     Failed(miette::Report),
     /// Wrong usage, or a cluster.yaml that does not hold; it has been printed: exit status 2.
     DoesNotHold,
+    /// A command on a node ended with this status, which is passed on.
+    Status(ExitCode),
 }
 
 pub(crate) type Outcome = Result<(), Failure>;
@@ -79,6 +88,7 @@ impl<E: Into<miette::Report>> From<E> for Failure {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let outcome: Outcome = match cli.command {
+        Command::Lab(command) => lab::run(&cli.common, &command),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tesela", &mut std::io::stdout());
             Ok(())
@@ -91,5 +101,6 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(Failure::DoesNotHold) => ExitCode::from(2),
+        Err(Failure::Status(status)) => status,
     }
 }

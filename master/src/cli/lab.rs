@@ -1,0 +1,141 @@
+//! `tesela lab`: virtual nodes that boot from this machine in a private network.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{ExitCode, ExitStatus};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Common, Failure, Outcome};
+use crate::lab::{self, Error, Firmware, Lab, Power};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Runs the services and virtual nodes in a private network; returns when all are members.
+    Up(Up),
+    /// The virtual nodes, and the stage that each has reached.
+    Status,
+    /// A shell on a node, or what the further words say.
+    Ssh {
+        /// Which node.
+        node: String,
+        /// A command, and ssh's own words before it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+    /// Runs a command on a node and ends with its exit status; with 255 where the node is not reached.
+    Exec {
+        /// As this user; `demo` is the lab's ordinary one.
+        #[arg(long, default_value = "root", value_name = "NAME")]
+        user: String,
+        /// Which node.
+        node: String,
+        /// The command.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// A node's serial console; Ctrl-] leaves it.
+    Console {
+        /// Which node.
+        node: String,
+    },
+    /// Works a node's power switch.
+    Power {
+        /// Which node.
+        node: String,
+        /// What to do.
+        switch: Power,
+    },
+    /// Ends the lab: services, nodes and network.
+    Down,
+}
+
+/// What a virtual node is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// A virtual machine that boots over the network as a PC does.
+    Vm,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Up {
+    /// How many virtual nodes: the first of cluster.yaml that boot over the network.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    nodes: u8,
+    /// What a virtual node is.
+    #[arg(long, value_enum, default_value_t = Kind::Vm)]
+    kind: Kind,
+    /// Firmware of the nodes in turn.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["bios", "uefi"])]
+    firmware: Vec<Firmware>,
+    /// Memory of a node in MiB.
+    #[arg(long, default_value_t = 768, value_name = "MIB")]
+    memory: u32,
+    /// Processors of a node.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    cpus: u32,
+}
+
+/// Runs it.
+pub(crate) fn run(common: &Common, command: &Command) -> Outcome {
+    let lab = Lab::new(&common.state)?;
+    match command {
+        Command::Up(up) => up_and_tell(&lab, common, up)?,
+        Command::Status => {
+            for [node, firmware, power, stage, address] in lab::status(&lab)? {
+                println!("{node:<16} {firmware:<7} {power:<4} {stage:<8} {address}");
+            }
+        }
+        Command::Ssh { node, words } => return passed_on(lab::ssh(&lab, node, words)?),
+        Command::Exec { user, node, command } => {
+            return match lab::exec(&lab, node, Some(user), command) {
+                Ok(status) => passed_on(status),
+                Err(error @ (Error::NotReached { .. } | Error::NoAddress { .. })) => {
+                    eprintln!("error: {error}");
+                    Err(Failure::Status(ExitCode::from(255)))
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+        Command::Console { node } => lab::console(&lab, node)?,
+        Command::Power { node, switch } => lab::power(&lab, node, *switch)?,
+        Command::Down => {
+            let found = lab::down(&lab)?;
+            println!("{}", if found { "The lab is down." } else { "No lab was up." });
+        }
+    }
+    Ok(())
+}
+
+fn up_and_tell(lab: &Lab, common: &Common, up: &Up) -> Result<(), Error> {
+    let Kind::Vm = up.kind;
+    let default = Path::new(super::DEFAULT_CONFIG);
+    lab::up(
+        lab,
+        &lab::UpOptions {
+            config: (common.config != default).then(|| common.config.clone()),
+            templates: common.templates.clone(),
+            nodes: up.nodes.into(),
+            firmware: up.firmware.clone(),
+            memory: up.memory,
+            cpus: up.cpus,
+        },
+    )?;
+    println!("All nodes are members. What to do next:");
+    println!("  tesela lab ssh n1                          a shell on a node, as root");
+    println!("  tesela lab exec --user demo n1 -- hostname    a command on a node, as an ordinary user");
+    println!("  tesela --socket {} node list", lab.socket().display());
+    println!("  edit {}, then tesela --socket {} apply", lab.config().display(), lab.socket().display());
+    println!("  tesela lab down                            ends the lab");
+    Ok(())
+}
+
+/// A command's exit status as this process's; 128 and the signal's number where one killed ssh.
+fn passed_on(status: ExitStatus) -> Outcome {
+    use std::os::unix::process::ExitStatusExt as _;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    match code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1) {
+        0 => Ok(()),
+        code => Err(Failure::Status(ExitCode::from(code))),
+    }
+}

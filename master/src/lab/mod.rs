@@ -1,0 +1,137 @@
+//! The lab: the master's services and virtual nodes in a private network namespace of this machine.
+//!
+//! `up` takes any cluster.yaml. It makes a namespace with a bridge that bears the name and address of
+//! the cluster's own interface, runs `tesela serve` inside it just as on a real master, and powers on
+//! one virtual machine for each of the first N nodes that boot over the network. Nothing of it reaches
+//! the networks of this machine.
+//!
+//! What belongs to a lab is found again by its namespace: every process that `up` starts lives in it,
+//! and nothing else does. So `down` needs no record to be right, and cleans up after an `up` that died
+//! half way.
+//!
+//! Limits: it needs root (namespaces, taps, port 67), and QEMU with the firmware that Debian ships.
+
+mod accel;
+mod access;
+mod api;
+mod console;
+mod derive;
+mod machine;
+mod namespace;
+mod power;
+mod progress;
+mod record;
+mod up;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use access::{exec, ssh};
+pub use console::attach as console;
+pub use machine::Firmware;
+pub use power::{Power, power};
+pub use up::{UpOptions, down, status, up};
+
+/// The lab of this state directory has the plain name as its namespace's.
+const DEFAULT_STATE: &str = "/var/lib/tesela/lab";
+
+/// One lab, known by its state directory.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    state: PathBuf,
+}
+
+impl Lab {
+    /// The lab under `state`, a directory as the master's own: `state/lab`. It may be up or not.
+    pub fn new(state: &Path) -> Result<Self, Error> {
+        let state = std::path::absolute(state).map_err(Error::io("find", state))?.join("lab");
+        Ok(Self { state })
+    }
+
+    /// The cluster.yaml that the lab's master serves: the given one, with the virtual machines' addresses.
+    pub fn config(&self) -> PathBuf {
+        self.state.join("cluster.yaml")
+    }
+
+    /// The master's state directory (its `--state`).
+    pub fn master_state(&self) -> PathBuf {
+        self.state.join("master")
+    }
+
+    /// The socket of the lab's master.
+    pub fn socket(&self) -> PathBuf {
+        self.state.join("tesela.sock")
+    }
+
+    /// What the lab's master logs.
+    pub fn master_log(&self) -> PathBuf {
+        self.state.join("master.log")
+    }
+
+    /// What belongs to one virtual machine: console log and socket, firmware variables, QEMU's own words.
+    pub fn machine_dir(&self, node: &str) -> PathBuf {
+        self.state.join("machines").join(node)
+    }
+
+    fn namespace(&self) -> namespace::Namespace {
+        if self.state == Path::new(DEFAULT_STATE) {
+            return namespace::Namespace::named("tesela-lab");
+        }
+        let digest = blake3::hash(self.state.as_os_str().as_encoded_bytes()).to_hex();
+        namespace::Namespace::named(&format!("tesela-lab-{}", &digest[..8]))
+    }
+}
+
+/// Why a lab could not do what it was asked.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[expect(missing_docs, reason = "each message says what its variant is")]
+pub enum Error {
+    #[error("the lab needs root, for it makes a network namespace: run it with sudo")]
+    NotRoot,
+    #[error("{0} is not here: install it with `sudo apt-get install {1}`")]
+    Missing(PathBuf, &'static str),
+    #[error("a lab is already up: `tesela lab status` shows it, `tesela lab down` ends it")]
+    AlreadyUp,
+    #[error("no lab is up: `sudo tesela lab up` starts one")]
+    NotUp,
+    #[error("the lab has no node {name}; it has {}", .known.join(", "))]
+    UnknownNode { name: String, known: Vec<String> },
+    #[error("{name} is powered off: `tesela lab power {name} on`")]
+    PoweredOff { name: String },
+    #[error("{name} is on already: `tesela lab power {name} reset` starts it again")]
+    PoweredOn { name: String },
+    #[error("{0}")]
+    Cluster(String),
+    #[error("{wanted} virtual nodes are asked for, and {} of {} boot over the network: add nodes, or give --nodes {}", .network, .file.display(), .network)]
+    TooFewNodes { wanted: usize, network: usize, file: PathBuf },
+    #[error("the lab has no DHCP server but its own: a cluster with `dhcp: proxy` cannot be tried in it")]
+    Proxy,
+    #[error("the images could not be built ({status}): what is wrong is said above")]
+    Image { status: std::process::ExitStatus },
+    #[error("`{command}` failed: {stderr}")]
+    Command { command: String, stderr: String },
+    #[error("the lab's master ended ({status}); the end of {}:\n{tail}", .log.display())]
+    MasterEnded { status: String, log: PathBuf, tail: String },
+    #[error("the lab's master does not answer at {}: {reason}", .socket.display())]
+    MasterSilent { socket: PathBuf, reason: String },
+    #[error("QEMU of {name} ended ({status}): {said}")]
+    MachineEnded { name: String, status: String, said: String },
+    #[error("not all nodes became members:\n{0}")]
+    Stuck(String),
+    #[error(
+        "ssh did not reach {name}; it is at stage {stage}: `tesela lab console {name}` shows what it says"
+    )]
+    NotReached { name: String, stage: String },
+    #[error("{name} has no address by DHCP yet; it is at stage {stage}")]
+    NoAddress { name: String, stage: String },
+    #[error("{what} {}: {source}", .path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl Error {
+    /// An error of the system while it did `what` with `path`; for `map_err`.
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}

@@ -1,0 +1,136 @@
+//! A private network: a named namespace with a bridge, and a tap for each virtual machine.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::Error;
+
+/// How long processes get to end by themselves before they are killed.
+const GRACE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(50);
+
+/// A network namespace as `ip netns` names it. The value is only the name; it may not exist.
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned() }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
+    pub fn exists(&self) -> bool {
+        self.path().exists()
+    }
+
+    /// Makes it, with a bridge `bridge` that has `address`, and the taps as its ports.
+    pub fn create(&self, bridge: &str, address: Ipv4Net, taps: &[String]) -> Result<(), Error> {
+        ip(&["netns", "add", &self.name], "")?;
+        // Snooping would drop multicast until a querier spoke, which a bridge alone has none of.
+        let mut batch = format!(
+            "link set lo up\n\
+             link add {bridge} type bridge mcast_snooping 0\n\
+             addr add {address} broadcast + dev {bridge}\n\
+             link set {bridge} up\n"
+        );
+        for tap in taps {
+            batch += &format!("tuntap add dev {tap} mode tap\nlink set {tap} master {bridge} up\n");
+        }
+        ip(&["-n", &self.name, "-batch", "-"], &batch)
+    }
+
+    /// A command that runs `program` inside, in a session of its own so that no terminal's end reaches it.
+    pub fn detached(&self, program: &std::ffi::OsStr) -> Command {
+        let mut command = Command::new("setsid");
+        // Not the leader of a process group yet, `setsid` execs without a fork: the child's pid is the program's.
+        command.arg("nsenter").arg(self.net_argument()).arg("--").arg(program);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// A command that runs `program` inside, on the caller's terminal.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(self.net_argument()).arg("--").arg(program);
+        command
+    }
+
+    fn net_argument(&self) -> String {
+        format!("--net={}", self.path().display())
+    }
+
+    /// Every process that lives in it.
+    pub fn processes(&self) -> Result<Vec<Pid>, Error> {
+        let Ok(own) = fs::metadata(self.path()) else { return Ok(Vec::new()) };
+        let proc = PathBuf::from("/proc");
+        let entries = fs::read_dir(&proc).map_err(Error::io("read", &proc))?;
+        // A process that ends while we look is not there; so the errors of one entry say nothing.
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw))
+            .filter(|pid| {
+                fs::metadata(format!("/proc/{pid}/ns/net"))
+                    .is_ok_and(|net| (net.dev(), net.ino()) == (own.dev(), own.ino()))
+            })
+            .collect())
+    }
+
+    /// Ends every process in it and removes it; `true` if there was anything.
+    pub fn remove(&self) -> Result<bool, Error> {
+        if !self.exists() {
+            return Ok(false);
+        }
+        let asked = Instant::now();
+        let mut signal = Signal::SIGTERM;
+        loop {
+            let left = self.processes()?;
+            if left.is_empty() {
+                break;
+            }
+            if asked.elapsed() > GRACE {
+                signal = Signal::SIGKILL;
+            }
+            for pid in left {
+                // ESRCH: it ended meanwhile, which is what is wanted.
+                let _ended = kill(pid, signal);
+            }
+            std::thread::sleep(POLL);
+        }
+        ip(&["netns", "delete", &self.name], "")?;
+        Ok(true)
+    }
+}
+
+fn ip(arguments: &[&str], batch: &str) -> Result<(), Error> {
+    let program = PathBuf::from("ip");
+    let mut child = Command::new(&program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(Error::io("run", &program))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(batch.as_bytes()).map_err(Error::io("write to", &program))?;
+    }
+    let output = child.wait_with_output().map_err(Error::io("wait for", &program))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::Command {
+        command: format!("ip {}", arguments.join(" ")),
+        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}

@@ -1,0 +1,67 @@
+//! The power switch of a virtual machine, by QEMU's machine protocol (QMP).
+
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::record::Record;
+use super::{Error, Lab};
+
+/// What to do with the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Power {
+    /// Power it on.
+    On,
+    /// Cut its power, with no warning to what runs on it.
+    Off,
+    /// Press its reset button.
+    Reset,
+}
+
+/// Works the power switch of `node`.
+pub fn power(lab: &Lab, node: &str, power: Power) -> Result<(), Error> {
+    let record = Record::read(lab)?;
+    let machine = record.machine(node)?;
+    match power {
+        Power::Off => qmp(lab, node, "quit"),
+        Power::Reset => qmp(lab, node, "system_reset"),
+        Power::On if is_on(lab, node) => Err(Error::PoweredOn { name: node.to_owned() }),
+        Power::On => machine.start(lab, &lab.namespace(), record.accelerator).map(|_child| ()),
+    }
+}
+
+/// Whether the machine's QEMU runs.
+pub fn is_on(lab: &Lab, node: &str) -> bool {
+    UnixStream::connect(lab.machine_dir(node).join("qmp.sock")).is_ok()
+}
+
+fn qmp(lab: &Lab, node: &str, command: &str) -> Result<(), Error> {
+    let path = lab.machine_dir(node).join("qmp.sock");
+    let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Error::PoweredOff { name: node.to_owned() },
+        _ => Error::io("connect to", &path)(error),
+    })?;
+    let talk = || -> std::io::Result<()> {
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut answers = BufReader::new(stream.try_clone()?).lines();
+        for request in ["qmp_capabilities", command] {
+            writeln!(stream, "{{\"execute\": \"{request}\"}}")?;
+        }
+        // The greeting and events come between the answers, of which there is one a request.
+        let mut left = 2;
+        while left > 0 {
+            match answers.next().transpose()? {
+                Some(line) if line.contains("\"return\"") => left -= 1,
+                Some(line) if line.contains("\"error\"") => return Err(std::io::Error::other(line)),
+                Some(_) => {}
+                None if command == "quit" => break,
+                None => return Err(ErrorKind::UnexpectedEof.into()),
+            }
+        }
+        Ok(())
+    };
+    let mut talk = talk;
+    talk().map_err(Error::io("talk to", &path))
+}

@@ -1,0 +1,246 @@
+//! A lab's beginning and its end.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::machine::{Firmware, Machine, check_installed};
+use super::progress::{self, Started};
+use super::record::{Busy, Record};
+use super::{Error, Lab, accel, access, api, derive, power};
+use crate::cluster::{self, Cluster, DhcpMode, Mac, Node, Uuid};
+
+/// How long the lab's master has to answer on its socket.
+const MASTER_START: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+
+/// The cluster of a lab that is given none.
+const DEFAULT_CONFIG: &str = include_str!("../../../configs/lab.yaml");
+
+/// What `up` is asked for.
+#[derive(Clone, Debug)]
+pub struct UpOptions {
+    /// The cluster.yaml; `None`: that of configs/lab.yaml.
+    pub config: Option<PathBuf>,
+    /// Overrides of the shipped templates.
+    pub templates: PathBuf,
+    /// How many virtual nodes.
+    pub nodes: usize,
+    /// Their firmware: node by node, and from the first again.
+    pub firmware: Vec<Firmware>,
+    /// Memory of each in MiB.
+    pub memory: u32,
+    /// Processors of each.
+    pub cpus: u32,
+}
+
+/// Brings a lab up and waits until all its nodes are members.
+///
+/// When they do not become members the lab stays up, to be looked at; after any other error nothing is
+/// left of it.
+pub fn up(lab: &Lab, options: &UpOptions) -> Result<(), Error> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    check_installed(&options.firmware)?;
+    let _busy = Busy::take(lab)?;
+    let namespace = lab.namespace();
+    if !namespace.processes()?.is_empty() {
+        return Err(Error::AlreadyUp);
+    }
+    namespace.remove()?;
+    let (cluster, machines) = prepare(lab, options)?;
+    build_images(lab, &cluster, &machines)?;
+    let started = start(lab, options, &cluster, machines);
+    let watched = started.and_then(|mut started| match progress::until_members(lab, &mut started) {
+        Ok(()) => make_users(lab, &started),
+        stuck => stuck,
+    });
+    if watched.as_ref().is_err_and(|error| !matches!(error, Error::Stuck(_))) {
+        namespace.remove()?;
+    }
+    watched
+}
+
+/// Ends a lab, and all that an `up` left that died half way; `false` if there was nothing.
+pub fn down(lab: &Lab) -> Result<bool, Error> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let found = lab.namespace().remove()?;
+    for left in [lab.socket(), lab.state.join("lab.json")] {
+        if left.exists() {
+            fs::remove_file(&left).map_err(Error::io("remove", &left))?;
+        }
+    }
+    Ok(found)
+}
+
+/// Every virtual node: name, firmware, power, stage, address.
+pub fn status(lab: &Lab) -> Result<Vec<[String; 5]>, Error> {
+    let record = Record::read(lab)?;
+    let stages = progress::stages(lab)?;
+    let row = |machine: &Machine| {
+        let seen = stages.get(&machine.node);
+        let state = seen.and_then(|seen| seen.state.as_ref());
+        [
+            machine.node.clone(),
+            machine.firmware.name().to_owned(),
+            if power::is_on(lab, &machine.node) { "on" } else { "off" }.to_owned(),
+            state.map_or_else(|| "powered".to_owned(), |state| state.stage.to_string()),
+            seen.and_then(|seen| seen.address).map_or_else(|| "-".to_owned(), |address| address.to_string()),
+        ]
+    };
+    Ok(record.machines.iter().map(row).collect())
+}
+
+/// Writes the lab's cluster.yaml, and says which of its nodes are the virtual machines.
+fn prepare(lab: &Lab, options: &UpOptions) -> Result<(Cluster, Vec<Machine>), Error> {
+    let (text, file) = match &options.config {
+        Some(file) => (fs::read_to_string(file).map_err(Error::io("read", file))?, file.clone()),
+        None => (DEFAULT_CONFIG.to_owned(), PathBuf::from("configs/lab.yaml")),
+    };
+    let given = parse(&text, &file)?;
+    if given.master.dhcp == DhcpMode::Proxy {
+        return Err(Error::Proxy);
+    }
+    let nodes = derive::network_nodes(&given);
+    if nodes.len() < options.nodes {
+        return Err(Error::TooFewNodes { wanted: options.nodes, network: nodes.len(), file });
+    }
+    let taken: BTreeSet<Mac> = given.nodes.iter().filter_map(|node| Some(node.mac.as_ref()?.value)).collect();
+    let mut free =
+        (1..=u8::MAX).map(|last| Mac([0x52, 0x54, 0, 0x7e, 0x5e, last])).filter(|mac| !taken.contains(mac));
+    let mut machines = Vec::new();
+    for (index, node) in nodes.iter().take(options.nodes).enumerate() {
+        let Some(mac) = node.mac.as_ref().map(|mac| mac.value).or_else(|| free.next()) else { break };
+        machines.push(machine(node, index, mac, options));
+    }
+    let derived = derive::derive(&text, &given, &machines);
+    let path = lab.config();
+    let cluster = parse(&derived, &path)?;
+    fs::write(&path, derived).map_err(Error::io("write", &path))?;
+    Ok((cluster, machines))
+}
+
+fn machine(node: &Node, index: usize, mac: Mac, options: &UpOptions) -> Machine {
+    Machine {
+        node: node.name.clone(),
+        mac,
+        uuid: node.uuid.as_ref().map_or_else(|| uuid_of(mac), |uuid| uuid.value),
+        firmware: options.firmware[index % options.firmware.len()],
+        memory: options.memory,
+        cpus: options.cpus,
+        tap: format!("tap{index}"),
+    }
+}
+
+/// The same for a machine at every `up`, so that a master that knows machines by it knows them again.
+fn uuid_of(mac: Mac) -> Uuid {
+    let mut bytes = *b"tesela lab      ";
+    bytes[10..].copy_from_slice(&mac.0);
+    Uuid(bytes)
+}
+
+fn parse(text: &str, file: &Path) -> Result<Cluster, Error> {
+    cluster::parse(text, &file.display().to_string()).map_err(|problems| Error::Cluster(problems.to_string()))
+}
+
+/// Builds the images that the machines boot, where they are not there yet.
+fn build_images(lab: &Lab, cluster: &Cluster, machines: &[Machine]) -> Result<(), Error> {
+    let images: BTreeSet<&str> = machines
+        .iter()
+        .filter_map(|machine| cluster.node(&machine.node)?.settings().image.value.as_deref())
+        .collect();
+    let status = tesela(Command::new(own_program()?), lab)
+        .args(["image", "build"])
+        .args(images)
+        .status()
+        .map_err(Error::io("run", Path::new("tesela")))?;
+    if status.success() { Ok(()) } else { Err(Error::Image { status }) }
+}
+
+fn own_program() -> Result<PathBuf, Error> {
+    std::env::current_exe().map_err(Error::io("find", Path::new("/proc/self/exe")))
+}
+
+/// The lab's files as the common flags of `tesela` name them.
+fn tesela(mut command: Command, lab: &Lab) -> Command {
+    command.arg("--config").arg(lab.config());
+    command.arg("--state").arg(lab.master_state());
+    command.arg("--socket").arg(lab.socket());
+    command
+}
+
+fn start(
+    lab: &Lab,
+    options: &UpOptions,
+    cluster: &Cluster,
+    machines: Vec<Machine>,
+) -> Result<Started, Error> {
+    let accelerator = accel::choose(&lab.state)?;
+    let record = Record { accelerator, machines };
+    record.write(lab)?;
+    let namespace = lab.namespace();
+    let taps: Vec<String> = record.machines.iter().map(|machine| machine.tap.clone()).collect();
+    namespace.create(&cluster.master.interface, cluster.master.address, &taps)?;
+    let mut master = start_master(lab, options)?;
+    await_master(lab, &mut master)?;
+    eprintln!(
+        "The master serves {} ({}); {} nodes are powered on ({accelerator}).",
+        cluster.name,
+        cluster.master.address,
+        record.machines.len()
+    );
+    let machines = record
+        .machines
+        .into_iter()
+        .map(|machine| {
+            let directory = lab.machine_dir(&machine.node);
+            if directory.exists() {
+                fs::remove_dir_all(&directory).map_err(Error::io("remove", &directory))?;
+            }
+            machine.start(lab, &namespace, accelerator).map(|child| (machine, child))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Started { master, machines })
+}
+
+fn start_master(lab: &Lab, options: &UpOptions) -> Result<Child, Error> {
+    let path = lab.master_log();
+    let log = fs::File::create(&path).map_err(Error::io("write", &path))?;
+    let log_too = log.try_clone().map_err(Error::io("write", &path))?;
+    tesela(lab.namespace().detached(own_program()?.as_os_str()), lab)
+        .arg("--templates")
+        .arg(&options.templates)
+        .arg("serve")
+        .stdout(Stdio::from(log))
+        .stderr(Stdio::from(log_too))
+        .spawn()
+        .map_err(Error::io("run", Path::new("tesela")))
+}
+
+fn await_master(lab: &Lab, master: &mut Child) -> Result<(), Error> {
+    let started = Instant::now();
+    loop {
+        let socket = lab.socket();
+        let Err(error) = api::nodes(&socket) else { return Ok(()) };
+        if let Some(status) = master.try_wait().map_err(Error::io("wait for", &lab.master_log()))? {
+            return Err(progress::master_ended(lab, &status.to_string()));
+        }
+        if started.elapsed() > MASTER_START {
+            return Err(Error::MasterSilent { reason: error.to_string(), socket });
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Makes the lab's ordinary user on every node, which also shows that commands reach it.
+fn make_users(lab: &Lab, started: &Started) -> Result<(), Error> {
+    for (machine, _) in &started.machines {
+        access::exec(lab, &machine.node, Some(access::USER), &["true".into()])?;
+    }
+    Ok(())
+}
