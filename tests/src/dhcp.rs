@@ -52,10 +52,15 @@ impl Setup {
 
     /// Starts the server in the network namespace of the calling thread, its leases in this file.
     pub fn start(&self, leases: &Path) -> (Server, Arc<FixedPolicy>) {
-        let policy = Arc::new(FixedPolicy::new(self));
+        let policy = self.policy();
         let store = SqliteLeases::open(leases).unwrap_or_else(|error| panic!("{error}"));
         let server = serve(self.config(), Arc::clone(&policy) as _, Arc::new(store));
         (server.unwrap_or_else(|error| panic!("{error}")), policy)
+    }
+
+    /// The policy that this comes to.
+    pub fn policy(&self) -> Arc<FixedPolicy> {
+        Arc::new(FixedPolicy::new(self))
     }
 
     /// The configuration of the server.

@@ -39,12 +39,12 @@ impl Namespace {
     /// Links this namespace with another by a veth pair, both ends up, each with its address
     /// (`10.0.0.1/24`; empty: none).
     pub fn link(&self, end: &str, address: &str, other: &Namespace, other_end: &str, other_address: &str) {
-        self.ip(&format!("link add {end} type veth peer name {other_end} netns {}", other.name));
+        self.ip(&format!("link add name {end} type veth peer name {other_end} netns {}", other.name));
         for (namespace, end, address) in [(self, end, address), (other, other_end, other_address)] {
             if !address.is_empty() {
                 namespace.ip(&format!("addr add {address} dev {end}"));
             }
-            namespace.ip(&format!("link set {end} up"));
+            namespace.ip(&format!("link set dev {end} up"));
         }
     }
 

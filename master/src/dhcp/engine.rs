@@ -323,7 +323,7 @@ impl Engine {
         {
             return silent(Silence::OtherNetwork);
         }
-        let mut draft = Draft::new(request, v4::MessageType::Ack, self.server_id(request));
+        let mut draft = self.draft(request, v4::MessageType::Ack);
         draft.ciaddr(request.ciaddr);
         draft.boot(case.client, case.terms.boot.as_ref());
         draft.network(case.terms);
@@ -418,7 +418,7 @@ impl Engine {
         changes: Vec<Change>,
     ) -> Answer {
         let request = case.request;
-        let mut draft = Draft::new(request, message, self.server_id(request));
+        let mut draft = self.draft(request, message);
         if message == v4::MessageType::Ack {
             draft.ciaddr(request.ciaddr);
         }
@@ -439,11 +439,15 @@ impl Engine {
 
     fn refuse(&self, case: &Case<'_>, address: Ipv4Addr, reason: &str) -> (Outcome, Answer) {
         let request = case.request;
-        let mut draft = Draft::new(request, v4::MessageType::Nak, self.server_id(request));
+        let mut draft = self.draft(request, v4::MessageType::Nak);
         draft.reason(reason);
         let to = if request.is_relayed() { to_relay(request) } else { Destination::Broadcast };
         let reply = draft.finish().map(|bytes| Reply { bytes, to });
         (Outcome::Refused(address), Answer { reply, changes: Vec::new() })
+    }
+
+    fn draft<'r>(&self, request: &'r Request<'r>, message: v4::MessageType) -> Draft<'r> {
+        Draft::new(request, message, self.config.address, self.server_id(request))
     }
 
     /// Our server identifier; the one that the relay wants to be known by, where it says so (RFC 5107).

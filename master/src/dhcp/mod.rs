@@ -19,11 +19,14 @@
 pub mod client;
 pub mod engine;
 pub mod frame;
+pub mod fuzz;
 pub mod lease;
 pub mod policy;
 pub mod wire;
 
 mod arp;
+#[cfg(test)]
+mod golden;
 mod observe;
 mod proxy;
 mod pxe;
@@ -33,6 +36,8 @@ mod server;
 mod store;
 mod sys;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Arch, Client, Kind};
 pub use engine::{Answer, Destination, Engine, Port, Received, Reply};

@@ -25,7 +25,7 @@ pub(super) fn answer(
     let Some(boot) = &terms.boot else { return silent(Silence::NothingToBoot) };
     match (received.port, request.message) {
         (Port::Dhcp, MessageType::Discover) => {
-            let mut draft = Draft::new(request, v4::MessageType::Offer, server);
+            let mut draft = Draft::new(request, v4::MessageType::Offer, server, server);
             draft.proxy_offer(client, boot);
             // No address is given, so there is none to send the offer to.
             let to = if request.is_relayed() {
@@ -44,7 +44,7 @@ pub(super) fn answer(
             if request.server_id().is_some_and(|id| id != server) {
                 return silent(Silence::OtherServer);
             }
-            let mut draft = Draft::new(request, v4::MessageType::Ack, server);
+            let mut draft = Draft::new(request, v4::MessageType::Ack, server, server);
             draft.ciaddr(request.ciaddr);
             draft.boot_server_answer(client, boot);
             let address =

@@ -22,13 +22,20 @@ const IPXE_NO_PROXYDHCP: u8 = 176;
 /// (option 57) is reached, the later ones stay out.
 pub(super) struct Draft<'r> {
     request: &'r Request<'r>,
+    /// Our own address: what `siaddr` says beside a URL. iPXE takes no proxyDHCP answer without one.
+    server: Ipv4Addr,
     header: Message,
     options: Vec<DhcpOption>,
 }
 
 impl<'r> Draft<'r> {
-    /// A reply of this type to this request from the server known by `server_id`.
-    pub fn new(request: &'r Request<'r>, message: MessageType, server_id: Ipv4Addr) -> Self {
+    /// A reply of this type to this request from the server at `server`, known by `server_id`.
+    pub fn new(
+        request: &'r Request<'r>,
+        message: MessageType,
+        server: Ipv4Addr,
+        server_id: Ipv4Addr,
+    ) -> Self {
         let none = Ipv4Addr::UNSPECIFIED;
         let mut header = Message::new_with_id(request.xid, none, none, none, request.giaddr, &request.mac.0);
         let flags = if message == MessageType::Nak && request.is_relayed() {
@@ -39,7 +46,7 @@ impl<'r> Draft<'r> {
         };
         header.set_opcode(Opcode::BootReply).set_htype(HType::Eth).set_flags(Flags::new(flags));
         let options = vec![DhcpOption::MessageType(message), DhcpOption::ServerIdentifier(server_id)];
-        Self { request, header, options }
+        Self { request, server, header, options }
     }
 
     /// `ciaddr`.
@@ -145,7 +152,10 @@ impl<'r> Draft<'r> {
                 }
                 file
             }
-            Some(BootFile::Url(url)) => url,
+            Some(BootFile::Url(url)) => {
+                self.header.set_siaddr(self.server);
+                url
+            }
         };
         let fits = file.len() <= FILE_FIELD;
         if fits {
