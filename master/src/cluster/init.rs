@@ -37,6 +37,16 @@ const NOT_TO_NODES: [&str; 13] = [
     "lo", "docker", "veth", "virbr", "vnet", "tap", "tun", "wg", "wl", "ww", "cali", "flannel", "dummy",
 ];
 
+/// The interface to serve on: one that the default route does not go through, is up and has an address,
+/// as far as there is one.
+pub fn choose(interfaces: &[Interface]) -> Option<&Interface> {
+    let leads_to_nodes = |name: &str| !NOT_TO_NODES.iter().any(|kind| name.starts_with(kind));
+    interfaces
+        .iter()
+        .filter(|interface| leads_to_nodes(&interface.name))
+        .min_by_key(|interface| (interface.default_route, !interface.up, network_of(interface).is_none()))
+}
+
 /// The text of a first cluster.yaml for a machine called `host` with these interfaces.
 ///
 /// It serves on the interface that is not the default route's, where there is one, for that is the one
@@ -45,10 +55,7 @@ const NOT_TO_NODES: [&str; 13] = [
 /// # Errors
 /// [`InitError::NoInterface`] where there is nothing to serve on.
 pub fn init(host: &str, interfaces: &[Interface]) -> Result<String, InitError> {
-    let usable = interfaces.iter().filter(|interface| !NOT_TO_NODES.iter().any(|kind| interface.name.starts_with(kind)));
-    let chosen = usable
-        .min_by_key(|interface| (interface.default_route, !interface.up, network_of(interface).is_none()))
-        .ok_or(InitError::NoInterface)?;
+    let chosen = choose(interfaces).ok_or(InitError::NoInterface)?;
     let why = match (chosen.default_route, interfaces.iter().any(|other| other.default_route)) {
         (false, true) => "the interface that the default route does not go through",
         (false, false) => "the interface towards the nodes",

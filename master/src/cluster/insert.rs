@@ -53,7 +53,7 @@ pub fn insert_nodes(text: &str, nodes: &[NewNode]) -> Result<String, InsertError
         return Ok(text.to_owned());
     }
     let mut problems = Problems::new("cluster.yaml", text);
-    let tree = tree::parse(text, &mut problems).ok_or_else(|| InsertError::Before(problems))?;
+    let tree = tree::parse(text, &mut problems).ok_or(InsertError::Before(problems))?;
     let place = Place::find(text, &tree)?;
     let lines = place.lines(nodes);
     let (before, behind) = (&text[..place.instead.start], &text[place.instead.end..]);

@@ -25,7 +25,7 @@ mod values;
 mod wire;
 
 pub use ids::{Mac, Uuid};
-pub use init::{InitError, Interface, init};
+pub use init::{InitError, Interface, choose, init};
 pub use insert::{InsertError, NewNode, insert_nodes};
 pub use model::*;
 pub use names::{MAX_NAMES, NameError, NamePattern, NodeSet, is_label};
@@ -45,5 +45,23 @@ pub fn parse(text: &str, file: &str) -> Result<Cluster, Problems> {
     match cluster {
         Some(cluster) if problems.is_empty() => Ok(cluster),
         _ => Err(problems.in_order()),
+    }
+}
+
+/// Like [`parse`], of a file's bytes, which must be UTF-8.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_bytes(bytes: &[u8], file: &str) -> Result<Cluster, Problems> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(text, file),
+        Err(error) => {
+            let good = error.valid_up_to();
+            let line = bytes[..good].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let mut problems = Problems::new(file, &String::from_utf8_lossy(bytes));
+            let span = problem::Span { start: good, end: good + '\u{fffd}'.len_utf8(), line };
+            problems.add(span, "these bytes are no text").mend("save the file as UTF-8");
+            Err(problems)
+        }
     }
 }

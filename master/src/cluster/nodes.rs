@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use super::model::{Boot, Choice, DhcpMode, Node, Origin, Sourced};
 use super::names::{MAX_NAMES, NamePattern};
 use super::problem::{Problems, Span};
-use super::read::{At, Field, List};
+use super::read::{At, Field, List, Mapping as _};
 use super::resolve::{host_of, network};
 use super::settings::{Profiles, check_references, no_image};
 use super::wire::{ClusterWire, NodeWire};

@@ -154,7 +154,7 @@ impl Nodes<'_> {
             }
         }
         if before.settings().boot.value == Boot::Network && after.settings().boot.value == Boot::Network {
-            changes.extend(self.from_elsewhere(after));
+            changes.extend(self.by_master_or_image(after));
         }
         changes
     }
@@ -165,7 +165,7 @@ impl Nodes<'_> {
     }
 
     /// What a change of the master or of an image means for a node that boots from the network.
-    fn from_elsewhere(&self, node: &Node) -> Vec<Change> {
+    fn by_master_or_image(&self, node: &Node) -> Vec<Change> {
         let (before, after) = (self.old.master.address.addr(), self.new.master.address.addr());
         let moved = (before != after).then(|| Change {
             setting: "master".to_owned(),

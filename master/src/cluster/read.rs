@@ -209,6 +209,7 @@ fn twice(key: &str, span: Span, first: Span, problems: &mut Problems) {
 }
 
 /// A key of a mapping, as the table has it.
+#[derive(Clone, Copy)]
 pub(super) struct Key {
     pub name: &'static str,
     pub doc: &'static str,
@@ -222,6 +223,8 @@ pub(super) trait Mapping: Default {
     fn keys() -> Vec<Key>;
     /// Reads the value of one key of the table into its field; `false` if there is no such key.
     fn set(&mut self, key: &str, value: &Tree<'_>, problems: &mut Problems) -> bool;
+    /// Whether none of its keys was written.
+    fn is_empty(&self) -> bool;
     /// The keys that must be there and are not.
     fn missing(&self) -> Vec<&'static str>;
 }
@@ -337,24 +340,15 @@ macro_rules! mapping {
             $( pub $flat: $flat_type, )?
         }
 
-        impl $name {
-            /// Whether none of its keys was written.
-            #[allow(dead_code, reason = "asked of a node's own settings only")]
-            pub fn is_empty(&self) -> bool {
-                $( self.$field.is_absent() )&&* $( && self.$flat.is_empty() )?
-            }
-        }
-
         impl $crate::cluster::read::Mapping for $name {
             fn keys() -> Vec<$crate::cluster::read::Key> {
-                #[allow(unused_mut, reason = "only a mapping with another one's keys adds to them")]
-                let mut keys = vec![$( $crate::cluster::read::Key {
+                let keys = vec![$( $crate::cluster::read::Key {
                     name: $key,
                     doc: concat!($($key_doc),*),
                     required: !concat!($(stringify!($required))?).is_empty(),
                     schema: <$type as $crate::cluster::read::Read>::schema,
                 } ),*];
-                $( keys.extend(<$flat_type as $crate::cluster::read::Mapping>::keys()); )?
+                $( let keys = [keys, <$flat_type as $crate::cluster::read::Mapping>::keys()].concat(); )?
                 keys
             }
 
@@ -366,17 +360,19 @@ macro_rules! mapping {
             ) -> bool {
                 use $crate::cluster::read::{At, Field, Read};
                 match key {
-                    $( $key => self.$field = match <$type as Read>::read(value, problems) {
-                        Some(read) => Field::Given(At { value: read, span: value.span }),
-                        None => Field::Bad,
-                    }, )*
-                    _ => {
-                        $( return self.$flat.set(key, value, problems); )?
-                        #[allow(unreachable_code, reason = "not reached with another mapping's keys")]
-                        return false;
-                    }
+                    $( $key => {
+                        self.$field = match <$type as Read>::read(value, problems) {
+                            Some(read) => Field::Given(At { value: read, span: value.span }),
+                            None => Field::Bad,
+                        };
+                        true
+                    } )*
+                    _ => false $( || self.$flat.set(key, value, problems) )?,
                 }
-                true
+            }
+
+            fn is_empty(&self) -> bool {
+                $( self.$field.is_absent() )&&* $( && self.$flat.is_empty() )?
             }
 
             fn missing(&self) -> Vec<&'static str> {

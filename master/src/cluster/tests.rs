@@ -156,8 +156,8 @@ fn any_file() -> impl Strategy<Value = String> {
         );
         let mut seen = std::collections::HashSet::new();
         for (index, (name, address, profile, settings, mac)) in nodes.into_iter().enumerate() {
-            let address = usize::from(address) + 20 * index;
-            if seen.insert(name) && seen.insert(address as u8) {
+            let address = u8::try_from(usize::from(address) + 20 * index).unwrap();
+            if seen.insert(name) && seen.insert(address) {
                 let profile = ["low", "high", "[high, low]"][profile];
                 let mac = mac.map(|mac| format!("mac: 02:00:00:00:{index:02x}:{mac:02x}, ")).unwrap_or_default();
                 text += &format!("  n{name}: {{{mac}{settings}address: 10.0.0.{address}, profile: {profile}}}\n");
