@@ -7,6 +7,7 @@ pub mod boot;
 pub mod cli;
 pub mod cluster;
 pub mod dhcp;
+pub mod interfaces;
 pub mod inventory;
 pub mod lab;
 pub mod nfs;

@@ -1,6 +1,10 @@
 //! The command line: one file a noun. It reads flags and prints; the work is done elsewhere.
 
+mod check;
+mod file;
+mod init;
 mod lab;
+mod plan;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +60,12 @@ pub struct Common {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Writes a first cluster.yaml from this machine's interfaces.
+    Init(init::Init),
+    /// Says whether a cluster.yaml holds, and all that is wrong with it.
+    Check(check::Check),
+    /// Says what would change, node by node, and which nodes must reboot for it.
+    Plan(plan::Plan),
     /// Virtual nodes that boot from this machine, in a private network.
     #[command(subcommand)]
     Lab(lab::Command),
@@ -87,10 +97,14 @@ impl<E: Into<miette::Report>> From<E> for Failure {
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let outcome: Outcome = match cli.command {
-        Command::Lab(command) => lab::run(&cli.common, &command),
+    let common = &cli.common;
+    let outcome: Outcome = match &cli.command {
+        Command::Init(command) => init::run(common, command),
+        Command::Check(command) => check::run(common, command),
+        Command::Plan(command) => plan::run(common, command),
+        Command::Lab(command) => lab::run(common, command),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "tesela", &mut std::io::stdout());
+            clap_complete::generate(*shell, &mut Cli::command(), "tesela", &mut std::io::stdout());
             Ok(())
         }
     };

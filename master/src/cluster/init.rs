@@ -15,6 +15,8 @@ pub struct Interface {
     pub addresses: Vec<Ipv4Net>,
     /// Whether it is up, with a carrier.
     pub up: bool,
+    /// Whether it is a network card, not something that the kernel made up.
+    pub hardware: bool,
     /// Whether the default route goes through it.
     pub default_route: bool,
     /// Another DHCP server that answered on it.
@@ -33,17 +35,20 @@ pub enum InitError {
 const FREE: [&str; 3] = ["192.168.45.1/24", "172.29.45.1/24", "10.45.45.1/24"];
 
 /// Interfaces that lead to no nodes: this machine's own, those of containers and VPNs, wireless ones.
-const NOT_TO_NODES: [&str; 13] = [
-    "lo", "docker", "veth", "virbr", "vnet", "tap", "tun", "wg", "wl", "ww", "cali", "flannel", "dummy",
-];
+const NOT_TO_NODES: [&str; 12] =
+    ["lo", "docker", "veth", "virbr", "vnet", "tap", "tun", "wg", "wl", "ww", "cali", "flannel"];
 
 /// The interface to serve on: one that the default route does not go through, is up and has an address,
 /// as far as there is one.
 pub fn choose(interfaces: &[Interface]) -> Option<&Interface> {
-    let leads_to_nodes = |name: &str| !NOT_TO_NODES.iter().any(|kind| name.starts_with(kind));
+    let leads_to_nodes = |interface: &&Interface| {
+        !NOT_TO_NODES.iter().any(|kind| interface.name.starts_with(kind))
+            // A bridge that is in use does as well as a card.
+            && (interface.hardware || (interface.up && network_of(interface).is_some()))
+    };
     interfaces
         .iter()
-        .filter(|interface| leads_to_nodes(&interface.name))
+        .filter(leads_to_nodes)
         .min_by_key(|interface| (interface.default_route, !interface.up, network_of(interface).is_none()))
 }
 
@@ -145,7 +150,7 @@ mod tests {
 
     fn interface(name: &str, address: &str, default_route: bool) -> Interface {
         let addresses = address.parse().into_iter().collect();
-        Interface { name: name.to_owned(), addresses, up: true, default_route, dhcp_server: None }
+        Interface { name: name.to_owned(), addresses, up: true, hardware: true, default_route, dhcp_server: None }
     }
 
     #[test]
@@ -196,6 +201,7 @@ mod tests {
                 name: "eth0".to_owned(),
                 addresses: vec![net],
                 up: true,
+                hardware: true,
                 default_route,
                 dhcp_server: server.map(Ipv4Addr::from),
             };

@@ -35,7 +35,7 @@ pub enum NameError {
     #[error("`{0}` has a bracket without its other half; write a range as n[1-16]")]
     Bracket(String),
     /// What stands in the brackets is no range.
-    #[error("`{1}` in `{0}` is no range; write n[1-16], n[01-16] or n[1-3,7]")]
+    #[error("`{1}` in `{0}` is no range; write it as n[1-16], n[01-16] or n[1-3,7]")]
     Range(String, String),
     /// The range ends before it begins.
     #[error("the range `{1}` in `{0}` ends before it begins")]
@@ -44,7 +44,7 @@ pub enum NameError {
     #[error("`{0}` stands for more than {MAX_NAMES} names")]
     TooMany(String),
     /// Not something that a host can be called (RFC 1123).
-    #[error("`{0}` cannot be a host name: lower-case letters, digits and `-` inside, at most 63 of them")]
+    #[error("`{0}` cannot be a host name; write lower-case letters, digits and `-` inside, at most 63 of them")]
     Label(String),
     /// Nothing at all.
     #[error("a name is missing")]

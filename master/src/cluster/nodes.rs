@@ -116,8 +116,7 @@ fn choices(
             None => idle,
             Some(before) => before.into_iter().filter(|span| idle.contains(span)).collect(),
         });
-        let boots = settings.boot.value == Boot::Network;
-        if boots && settings.image.value.is_none() && wire.settings.image.is_absent() && profiles.has_no_image(index) {
+        if profiles.boots_nothing(index, own) {
             no_image(profile.span, &format!("`{}`", name.value), profiles.name(index), problems);
         }
         choices.push(Choice { profile: profile.value.0.clone(), settings });
@@ -214,9 +213,10 @@ fn one_each<'w, T>(
     let Some(At { value: List(values), span }) = field.get() else { return &[] };
     let wanted = name.value.count();
     if values.len() != wanted {
-        let nodes = if wanted == 1 { "one node".to_owned() } else { format!("{wanted} nodes") };
+        let count = |number, what| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+        let (nodes, values) = (count(wanted, "node"), count(values.len(), "value"));
         problems
-            .add(*span, format!("`{}` is {nodes}, and `{key}` has {} values", name.value, values.len()))
+            .add(*span, format!("`{}` is {nodes}, and `{key}` has {values}", name.value))
             .mend("write one for each node, in the order of their names");
         return &[];
     }

@@ -61,6 +61,14 @@ impl Refused {
         Refused { message: message.into(), mend: None }
     }
 
+    /// From a message that has its mend behind a semicolon.
+    pub(super) fn from_message(message: &str) -> Self {
+        match message.split_once("; ") {
+            Some((message, mend)) => Refused::new(message).mend(mend),
+            None => Refused::new(message),
+        }
+    }
+
     pub(super) fn mend(self, mend: impl Into<String>) -> Self {
         Refused { mend: Some(mend.into()), ..self }
     }
@@ -304,21 +312,27 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     near.filter(|(distance, known)| *distance <= 1.max(known.chars().count() / 3)).map(|(_, known)| known)
 }
 
-/// Insertions, removals and replacements between two words (Levenshtein); words over 64 characters are far.
+/// Insertions, removals, replacements and exchanges of neighbours between two words; words over 64
+/// bytes are far from everything.
 fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
     if from.len() > 64 || to.len() > 64 {
         return usize::MAX;
     }
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut corner = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in to.iter().enumerate() {
-            let best = (corner + usize::from(a != *b)).min(row[j] + 1).min(row[j + 1] + 1);
-            corner = std::mem::replace(&mut row[j + 1], best);
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=to.len()).collect()];
+    for i in 1..=from.len() {
+        let mut row = vec![i];
+        for j in 1..=to.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
         }
+        rows.push(row);
     }
-    row[to.len()]
+    rows[from.len()][to.len()]
 }
 
 /// Declares a mapping with known keys: the struct, its reader and its schema, from one table.

@@ -126,14 +126,24 @@ impl<'w> Profiles<'w> {
             problems
                 .add(span, format!("{who} cannot boot with `{}`, which boots from the machine's own disk", self.name(index)))
                 .mend("choose a profile that boots from the network");
-        } else if settings.image.value.is_none() && self.layers(index).all(|layer| layer.settings.image.is_absent()) {
+        } else if self.boots_nothing(index, None) {
             no_image(span, who, self.name(index), problems);
         }
     }
 
-    /// Whether `image` stands nowhere in the profile or what it inherits: not even refused.
-    pub(super) fn has_no_image(&self, index: usize) -> bool {
-        self.layers(index).all(|layer| layer.settings.image.is_absent())
+    /// Whether a machine with this profile boots from the network, and no layer says into which image.
+    /// What was refused there is told already, and may have been meant to say it.
+    pub(super) fn boots_nothing(&self, index: usize, own: Option<&SettingsWire>) -> bool {
+        let settings = self.layers(index).map(|layer| layer.settings).chain(own);
+        let mut boot = Boot::Network;
+        for settings in settings {
+            match (&settings.boot, &settings.image) {
+                (Field::Bad, _) | (_, Field::Bad | Field::Given(_)) => return false,
+                (Field::Given(at), Field::Absent) => boot = at.value,
+                (Field::Absent, Field::Absent) => {}
+            }
+        }
+        boot == Boot::Network
     }
 
     /// The profiles by name, as a [`super::Cluster`] holds them.

@@ -75,6 +75,12 @@ fn a_file_that_is_no_yaml_says_where() {
 }
 
 #[test]
+fn on_a_terminal_the_place_is_framed() {
+    let text = "cluster: a\nmaster:\n  interface: eth0\n  interface: eth1\n  adress: 10.0.0.1/24\n";
+    insta::assert_snapshot!(parse(text, "cluster.yaml").unwrap_err().graphical(80, false));
+}
+
+#[test]
 fn bombs_are_refused() {
     let mut aliases = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
@@ -96,6 +102,7 @@ fn nothing_follows_from_what_was_refused_already() {
         ("master: {interface: eth0, adress: 10.0.0.1/8}", "`adress` is no key"),
         ("images: {i: {from: tar}}\nprofiles: {p: {image: i}}\nnodes: {n: {profile: p}}", "`tar` is no source"),
         ("profiles: {p: {image: ''}}\nnodes: {n: {profile: p}}", "`` cannot be a name"),
+        ("profiles: {p: {boot: disc}}\nnodes: {n: {profile: p}}", "`disc` is none of"),
         ("profiles: {p: 1}\nnodes: {n: {profile: p, boot: disk}}", "here belongs a mapping"),
         ("nodes: {n: {profile: []}}", "this list of profiles is empty"),
     ] {

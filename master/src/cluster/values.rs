@@ -171,7 +171,7 @@ impl Word for AddressRange {
 
 impl Word for Mac {
     fn word(text: &str) -> Result<Self, Refused> {
-        let mac: Mac = text.parse().map_err(Refused::new)?;
+        let mac: Mac = text.parse().map_err(|error: String| Refused::from_message(&error))?;
         if mac.0[0] & 1 == 1 {
             return Err(Refused::new(format!("{mac} is a group address, which no machine has")));
         }
@@ -188,7 +188,7 @@ impl Word for Mac {
 
 impl Word for Uuid {
     fn word(text: &str) -> Result<Self, Refused> {
-        let uuid: Uuid = text.parse().map_err(Refused::new)?;
+        let uuid: Uuid = text.parse().map_err(|error: String| Refused::from_message(&error))?;
         match uuid.0 {
             // What firmware says that was never given one.
             [0, ..] | [255, ..] if uuid.0.iter().all(|byte| *byte == uuid.0[0]) => {
@@ -418,6 +418,6 @@ impl<T: Word> Word for Edit<T> {
 
 impl Word for NamePattern {
     fn word(text: &str) -> Result<Self, Refused> {
-        text.parse().map_err(|error: NameError| Refused::new(error.to_string()))
+        text.parse().map_err(|error: NameError| Refused::from_message(&error.to_string()))
     }
 }
