@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that a purpose needs, when they are missing: scripts/deps.sh run|test|bench …
+#   run    what the master and the lab use      test   and the clients that the tests use
+#   bench  and the servers that the benchmark measures against
+set -euo pipefail
+
+run=(build-essential ca-certificates iproute2 openssh-client procps util-linux
+     mmdebstrap debian-archive-keyring squashfs-tools zstd xz-utils
+     ipxe shim-signed grub-efi-amd64-signed
+     qemu-system-x86 ipxe-qemu ovmf seabios)
+test=("${run[@]}" curl dnsmasq-base iputils-arping isc-dhcp-client kea-admin libnfs-utils
+      nftables tftp-hpa atftp udhcpc)
+bench=("${test[@]}" kea-dhcp4-server nfs-ganesha nfs-ganesha-vfs tftpd-hpa)
+
+packages=()
+for purpose in "$@"; do
+    case $purpose in
+        run|test|bench) declare -n set=$purpose; packages+=("${set[@]}") ;;
+        *) echo "deps.sh: run, test or bench, not \`$purpose'" >&2; exit 2 ;;
+    esac
+done
+
+missing=()
+for package in "${packages[@]}"; do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing+=("$package")
+done
+
+cargo --version >/dev/null 2>&1 || {
+    echo "deps.sh: no cargo here: install Rust 1.95 or later from https://rustup.rs" >&2
+    exit 1
+}
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+echo "Installing ${missing[*]}"
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || {
+        echo "deps.sh: as root, or with sudo here, run: apt-get install ${missing[*]}" >&2
+        exit 1
+    }
+    sudo=(sudo)
+fi
+# A package's own service must not start here: the tests run what they need in networks of their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null
+    "${sudo[@]}" chmod 755 $policy
+    trap '"${sudo[@]}" rm -f $policy' EXIT
+fi
+"${sudo[@]}" apt-get update -q
+"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -q -y --no-install-recommends "${missing[@]}"
