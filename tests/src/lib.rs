@@ -1,5 +1,6 @@
 //! Whole-cluster tests.
 
 pub mod dhcp;
+pub mod lab;
 pub mod netns;
 pub mod nfs;

@@ -46,6 +46,12 @@ pub(crate) enum Command {
         /// What to do.
         switch: Power,
     },
+    /// Starts the master again, as systemd would; the nodes go on.
+    Restart {
+        /// Ends the running one by SIGKILL, as a crash would.
+        #[arg(long)]
+        kill: bool,
+    },
     /// Ends the lab: services, nodes and network.
     Down,
 }
@@ -99,6 +105,7 @@ pub(crate) fn run(common: &Common, command: &Command) -> Outcome {
         }
         Command::Console { node } => lab::console(&lab, node)?,
         Command::Power { node, switch } => lab::power(&lab, node, *switch)?,
+        Command::Restart { kill } => lab::restart(&lab, &common.templates, *kill)?,
         Command::Down => {
             let found = lab::down(&lab)?;
             println!("{}", if found { "The lab is down." } else { "No lab was up." });

@@ -30,7 +30,7 @@ pub use access::{exec, ssh};
 pub use console::attach as console;
 pub use machine::Firmware;
 pub use power::{Power, power};
-pub use up::{UpOptions, down, status, up};
+pub use up::{UpOptions, down, restart, status, up};
 
 /// The lab of this state directory has the plain name as its namespace's.
 const DEFAULT_STATE: &str = "/var/lib/tesela/lab";

@@ -92,12 +92,25 @@ impl Namespace {
         if !self.exists() {
             return Ok(false);
         }
+        self.end_those(Signal::SIGTERM, |_| true)?;
+        ip(&["netns", "delete", &self.name], "")?;
+        Ok(true)
+    }
+
+    /// Ends the processes in it that run `program`.
+    pub fn end(&self, program: &str, signal: Signal) -> Result<(), Error> {
+        self.end_those(signal, |pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == program)
+        })
+    }
+
+    fn end_those(&self, mut signal: Signal, which: impl Fn(Pid) -> bool) -> Result<(), Error> {
         let asked = Instant::now();
-        let mut signal = Signal::SIGTERM;
         loop {
-            let left = self.processes()?;
+            let mut left = self.processes()?;
+            left.retain(|pid| which(*pid));
             if left.is_empty() {
-                break;
+                return Ok(());
             }
             if asked.elapsed() > GRACE {
                 signal = Signal::SIGKILL;
@@ -108,8 +121,6 @@ impl Namespace {
             }
             std::thread::sleep(POLL);
         }
-        ip(&["netns", "delete", &self.name], "")?;
-        Ok(true)
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::machine::{Firmware, Machine, check_installed};
 use super::progress::{self, Started};
 use super::record::{Busy, Record};
@@ -76,6 +78,17 @@ pub fn down(lab: &Lab) -> Result<bool, Error> {
         }
     }
     Ok(found)
+}
+
+/// Ends the lab's master, by SIGKILL if `kill`, and starts the present program in its place, as systemd
+/// would after a crash or an upgrade. The nodes are left alone.
+pub fn restart(lab: &Lab, templates: &Path, kill: bool) -> Result<(), Error> {
+    Record::read(lab)?;
+    let _busy = Busy::take(lab)?;
+    let signal = if kill { Signal::SIGKILL } else { Signal::SIGTERM };
+    lab.namespace().end("tesela", signal)?;
+    let mut master = start_master(lab, templates)?;
+    await_master(lab, &mut master)
 }
 
 /// Every virtual node: name, firmware, power, stage, address.
@@ -186,7 +199,9 @@ fn start(
     let namespace = lab.namespace();
     let taps: Vec<String> = record.machines.iter().map(|machine| machine.tap.clone()).collect();
     namespace.create(&cluster.master.interface, cluster.master.address, &taps)?;
-    let mut master = start_master(lab, options)?;
+    let log = lab.master_log();
+    fs::write(&log, "").map_err(Error::io("write", &log))?;
+    let mut master = start_master(lab, &options.templates)?;
     await_master(lab, &mut master)?;
     eprintln!(
         "The master serves {} ({}); {} nodes are powered on ({accelerator}).",
@@ -208,13 +223,13 @@ fn start(
     Ok(Started { master, machines })
 }
 
-fn start_master(lab: &Lab, options: &UpOptions) -> Result<Child, Error> {
+fn start_master(lab: &Lab, templates: &Path) -> Result<Child, Error> {
     let path = lab.master_log();
-    let log = fs::File::create(&path).map_err(Error::io("write", &path))?;
+    let log = fs::File::options().append(true).create(true).open(&path).map_err(Error::io("write", &path))?;
     let log_too = log.try_clone().map_err(Error::io("write", &path))?;
     tesela(lab.namespace().detached(own_program()?.as_os_str()), lab)
         .arg("--templates")
-        .arg(&options.templates)
+        .arg(templates)
         .arg("serve")
         .stdout(Stdio::from(log))
         .stderr(Stdio::from(log_too))

@@ -1,0 +1,161 @@
+//! A whole cluster: a BIOS and a UEFI machine boot over the network to members, and live through what
+//! their master does. One test, for a boot in software emulation takes its time.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tesela_tests::lab::Lab;
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn two_machines_become_members_and_stay() {
+    let lab = Lab::up(&["--nodes", "2", "--firmware", "bios,uefi"]);
+    for node in ["n1", "n2"] {
+        assert_eq!(lab.stage(node), "member");
+        assert_eq!(lab.said(node, "hostname"), node);
+        assert_eq!(lab.said(node, "stat -f -c %T /"), "nfs");
+    }
+    one_lab_at_a_time(&lab);
+    a_command_keeps_its_streams_and_status(&lab);
+    members_reach_each_other(&lab);
+    a_node_costs_what_it_changed(&lab);
+    another_nodes_root_is_refused(&lab);
+    an_edited_template_is_seen(&lab);
+    a_crash_of_the_master_is_not_noticed(&lab);
+    kept_writes_are_there_at_the_next_boot(&lab);
+}
+
+fn one_lab_at_a_time(lab: &Lab) {
+    let second = lab.tesela(&["lab", "up"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("a lab is already up"), "{second:?}");
+}
+
+fn a_command_keeps_its_streams_and_status(lab: &Lab) {
+    for status in [0, 1, 7, 255] {
+        assert_eq!(lab.on("n1", &format!("exit {status}")).status().unwrap().code(), Some(status));
+    }
+    let input: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    assert_eq!(lab.fed("n2", "cat", &input).stdout, input);
+    let demo = lab.tesela(&[
+        "lab",
+        "exec",
+        "--user",
+        "demo",
+        "n1",
+        "--",
+        "sh",
+        "-c",
+        "id -un; echo \"$HOME\"; exit 3",
+    ]);
+    assert_eq!(String::from_utf8_lossy(&demo.stdout), "demo\n/home/demo\n");
+    assert_eq!(demo.status.code(), Some(3));
+    let nobody = lab.tesela(&["lab", "exec", "n9", "--", "true"]);
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("it has n1, n2"), "{nobody:?}");
+}
+
+fn members_reach_each_other(lab: &Lab) {
+    for (from, to) in [("n1", "n2"), ("n2", "n1")] {
+        assert_eq!(lab.said(from, &format!("ssh -o BatchMode=yes {to} hostname")), to);
+    }
+}
+
+/// A node's first boot costs the master less than 1 MB, apart from what the node itself logged.
+fn a_node_costs_what_it_changed(lab: &Lab) {
+    let on_disk = size_of(&lab.master_state().join("nodes/n2"));
+    let logged: u64 = lab.said("n2", "du -s -B1 /var/log | cut -f1").parse().unwrap();
+    let cost = on_disk.saturating_sub(logged);
+    assert!(cost < MIB, "n2 costs {cost} octets: {on_disk} on the disk, of which {logged} are its logs");
+}
+
+/// Octets of a tree on the disk.
+fn size_of(path: &Path) -> u64 {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    let own = metadata.blocks() * 512;
+    if !metadata.is_dir() {
+        return own;
+    }
+    own + fs::read_dir(path).unwrap().map(|entry| size_of(&entry.unwrap().path())).sum::<u64>()
+}
+
+fn another_nodes_root_is_refused(lab: &Lab) {
+    // `-i`: by the kernel itself, as stage1 mounts; the image has no mount.nfs.
+    let mount = |export: &str| {
+        let options = "vers=3,nolock,proto=tcp,port=2049,mountproto=tcp,mountport=2049,addr=10.77.0.1";
+        lab.on("n1", &format!("mount -i -t nfs -o {options} 10.77.0.1:{export} /mnt && umount /mnt"))
+            .output()
+            .unwrap()
+    };
+    assert!(mount("/nodes/n1").status.success());
+    let refused = mount("/nodes/n2");
+    assert!(!refused.status.success());
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(why.contains("permission denied") || why.contains("denied"), "{why}");
+}
+
+/// An open one second after `apply` sees the new file.
+fn an_edited_template_is_seen(lab: &Lab) {
+    let template = lab.templates().join("root/etc/greeting");
+    fs::create_dir_all(template.parent().unwrap()).unwrap();
+    let write = |text: &str| {
+        fs::write(&template, text).unwrap();
+        let applied = lab.tesela(&["apply"]);
+        assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    };
+    write("first, {{ node.name }}\n");
+    lab.wait("the new file", Duration::from_secs(30), || {
+        lab.on("n2", "cat /etc/greeting").output().unwrap().stdout == b"first, n2\n"
+    });
+    let mut watcher = lab
+        .on("n2", "exec 3</etc/greeting; echo ready; until grep -q second /etc/greeting; do sleep 0.1; done; echo seen; cat <&3")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    write("second, {{ node.name }}\n");
+    let applied = Instant::now();
+    assert_eq!(lines.next().unwrap().unwrap(), "seen");
+    let took = applied.elapsed();
+    assert_eq!(lines.next().unwrap().unwrap(), "first, n2", "whoever has the old file open keeps it");
+    assert!(watcher.wait().unwrap().success());
+    assert!(took < Duration::from_millis(1500), "the new file was seen {took:?} after `apply`");
+}
+
+/// SIGKILL of the master while a node reads and writes its root; nothing of it is lost or wrong.
+fn a_crash_of_the_master_is_not_noticed(lab: &Lab) {
+    let script = "set -e; cd /root; rm -f log; echo begun; i=0
+        while [ $i -lt 300 ]; do
+            echo $i >> log; sync log; i=$((i+1)); cat /etc/hostname > /dev/null
+            [ $((i % 50)) -ne 0 ] || { echo 3 > /proc/sys/vm/drop_caches; sha256sum /usr/bin/bash > sum.$i; }
+        done
+        [ \"$(cat log | wc -l)\" -eq 300 ]; [ \"$(tail -n 1 log)\" = 299 ]; [ \"$(cat sum.* | uniq | wc -l)\" -eq 1 ]
+        echo done";
+    let mut writer = lab.on("n1", script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "begun");
+    let restarted = lab.tesela(&["lab", "restart", "--kill"]);
+    assert!(restarted.status.success(), "{}", String::from_utf8_lossy(&restarted.stderr));
+    assert!(writer.try_wait().unwrap().is_none(), "the writer was to be at work over the crash");
+    assert_eq!(lines.next().unwrap().unwrap(), "done");
+    assert!(writer.wait().unwrap().success());
+    for node in ["n1", "n2"] {
+        lab.wait("the member is back", Duration::from_secs(60), || lab.stage(node) == "member");
+    }
+}
+
+fn kept_writes_are_there_at_the_next_boot(lab: &Lab) {
+    lab.said("n1", "echo kept > /root/kept; ln /root/kept /root/link; chown 1:2 /root/kept; sync");
+    let boot = lab.said("n1", "cat /proc/sys/kernel/random/boot_id");
+    let mut events = lab.events(Duration::from_secs(300));
+    assert!(lab.tesela(&["lab", "power", "n1", "reset"]).status.success());
+    events.await_stage("n1", "kernel");
+    events.await_stage("n1", "member");
+    assert_ne!(lab.said("n1", "cat /proc/sys/kernel/random/boot_id"), boot);
+    assert_eq!(lab.said("n1", "cat /root/link; stat -c '%u:%g %h' /root/kept"), "kept\n1:2 2");
+}
