@@ -1,5 +1,6 @@
 //! What runs on every member: the agent, its protocol with the master, and how a node that has
 //! just been powered on comes by its keys.
 
+pub mod agent;
 pub mod enroll;
 pub mod wire;

@@ -1,2 +1,73 @@
-//! The agent.
-fn main() {}
+//! The agent. `teselad [--config FILE]` is a member until SIGTERM or SIGINT; `teselad [--config FILE]
+//! report STAGE` tells the master once how far the boot has come.
+//!
+//! Exit status 0, 1 (failed), 2 (wrong usage).
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tesela_runtime::agent::{self, Config};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+const USAGE: &str = "usage: teselad [--config FILE] [report STAGE]";
+
+enum Task {
+    Member,
+    Report(String),
+}
+
+fn main() -> ExitCode {
+    let Some((path, task)) = arguments(std::env::args().skip(1)) else {
+        return fail(USAGE, 2);
+    };
+    let done = Config::read(&path).map_err(|error| error.to_string()).and_then(|config| match task {
+        Task::Report(stage) => agent::report::report(&config, &stage)
+            .map_err(|error| format!("cannot report to {}:{}: {error}", config.master, config.http_port)),
+        Task::Member => member(&config).map_err(|error| error.to_string()),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => fail(&problem, 1),
+    }
+}
+
+fn arguments(mut words: impl Iterator<Item = String>) -> Option<(PathBuf, Task)> {
+    let mut path = PathBuf::from(Config::PATH);
+    let mut task = Task::Member;
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--config" => path = words.next()?.into(),
+            "report" => task = Task::Report(words.next()?),
+            _ => return None,
+        }
+    }
+    Some((path, task))
+}
+
+fn member(config: &Config) -> std::io::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        agent::run(config, async {
+            tokio::select! {
+                () = received(&mut terminate) => {}
+                () = received(&mut interrupt) => {}
+            }
+        })
+        .await;
+        Ok(())
+    })
+}
+
+async fn received(signal: &mut Signal) {
+    // `None` only where the runtime ends.
+    signal.recv().await;
+}
+
+fn fail(problem: &str, status: u8) -> ExitCode {
+    // With standard error closed there is nobody to tell.
+    let _nobody_reads_it = writeln!(std::io::stderr(), "teselad: {problem}");
+    ExitCode::from(status)
+}

@@ -54,7 +54,7 @@ pub struct Deframer {
 }
 
 impl Deframer {
-    /// Takes what has arrived. Call [`Deframer::next`] until it gives `None` before the next bytes: what
+    /// Takes what has arrived. Call [`Deframer::pop`] until it gives `None` before the next bytes: what
     /// is held then stays under a frame.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -65,7 +65,7 @@ impl Deframer {
     /// # Errors
     /// [`FrameError::TooLong`] and [`FrameError::NotAMessage`]; nothing that follows can be trusted
     /// then, and the connection is of no more use.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn pop<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some((header, body)) = self.buffer.split_first_chunk::<HEADER>() else { return Ok(None) };
         let length = length(*header)?;
         let Some(body) = body.get(..length) else { return Ok(None) };
@@ -146,7 +146,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// [`FrameError`].
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         loop {
-            if let Some(message) = self.deframer.next()? {
+            if let Some(message) = self.deframer.pop()? {
                 return Ok(Some(message));
             }
             self.chunk.clear();
@@ -170,7 +170,7 @@ mod tests {
             let mut messages: Vec<Vec<String>> = Vec::new();
             for bytes in frames.chunks(step) {
                 deframer.push(bytes);
-                while let Some(message) = deframer.next().unwrap() {
+                while let Some(message) = deframer.pop().unwrap() {
                     messages.push(message);
                 }
             }
@@ -187,7 +187,7 @@ mod tests {
     fn an_oversize_frame_is_refused_by_its_header_alone() {
         let mut deframer = Deframer::default();
         deframer.push(&0x0001_0001_u32.to_be_bytes());
-        assert!(matches!(deframer.next::<String>(), Err(FrameError::TooLong(0x1_0001))));
+        assert!(matches!(deframer.pop::<String>(), Err(FrameError::TooLong(0x1_0001))));
         let mut stream = [0xff_u8; 8].as_slice();
         assert!(matches!(read::<String>(&mut stream), Err(FrameError::TooLong(_))));
         assert!(matches!(encode(&"x".repeat(MAX_FRAME)), Err(FrameError::TooLong(_))));
@@ -198,7 +198,7 @@ mod tests {
     fn what_is_no_json_is_an_error() {
         let mut deframer = Deframer::default();
         deframer.push(&[0, 0, 0, 2, b'{', b'{']);
-        assert!(matches!(deframer.next::<String>(), Err(FrameError::NotAMessage(_))));
+        assert!(matches!(deframer.pop::<String>(), Err(FrameError::NotAMessage(_))));
     }
 
     #[tokio::test]

@@ -63,6 +63,8 @@ pub enum ToMaster {
 pub enum ToNode {
     /// The answer to [`ToMaster::Hello`]: the node is a member.
     Welcome(Welcome),
+    /// The answer to [`ToMaster::Heartbeat`]: the master is alive as well.
+    Alive,
     /// Rendered files have changed: look again.
     Refresh(Refresh),
 }

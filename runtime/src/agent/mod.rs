@@ -1,0 +1,182 @@
+//! The agent `teselad`: what makes a booted node a member, and keeps it one.
+//!
+//! It connects to the master's control port with the node's certificate, says [`Hello`], and is a member
+//! with the master's welcome; systemd hears `READY=1` then (sd_notify(3)), and `STATUS=` at each change.
+//! From there on it sends a [`Heartbeat`] as often as it was told, and does what the master asks:
+//!
+//! - **Refresh**: files were rendered anew, and the kernel is made to look again ([`refresh`]).
+//!
+//! A connection that ends, or on which nothing is heard for three heartbeats, is made again, after a
+//! pause that doubles from [`FIRST_PAUSE`] to [`LONGEST_PAUSE`]; the node goes on undisturbed meanwhile,
+//! for as long as the master is away. SIGTERM ends the connection cleanly, and the master knows at once.
+//!
+//! [`report`] is the early word, by HTTP, that the node's init runs; it comes before there is an agent.
+
+mod config;
+mod facts;
+mod notify;
+pub mod refresh;
+pub mod report;
+mod sys;
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tracing::{info, warn};
+
+pub use config::{Config, ConfigError};
+
+use crate::enroll::{KeyError, NodeKeys};
+use crate::wire::{self, FrameError, FrameReader, Heartbeat, Hello, ToMaster, ToNode, frame, tls};
+
+/// Before the first new try after a connection ended.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Between two tries at the most. Up to a quarter more, so that nodes do not all come at once.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long connecting, and the welcome, may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a connection to the master ended or did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The node's keys cannot be used: it has to boot again.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// TLS cannot be set up with them.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The connection failed, or the master does not keep to the protocol.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// Too slow or silent.
+    #[error("the master says nothing")]
+    Silent,
+    /// The master closed the connection.
+    #[error("the master closed the connection")]
+    Closed,
+}
+
+impl From<std::io::Error> for SessionError {
+    fn from(error: std::io::Error) -> Self {
+        FrameError::Io(error).into()
+    }
+}
+
+/// Is a member until `stop` comes, through any number of connections.
+pub async fn run(config: &Config, stop: impl Future<Output = ()>) {
+    let mut stop = std::pin::pin!(stop);
+    let mut pause = FIRST_PAUSE;
+    let mut last_problem = String::new();
+    loop {
+        let joined = tokio::select! {
+            joined = Session::join(config) => joined,
+            () = &mut stop => break,
+        };
+        let (ended, was_member) = match joined {
+            Ok(session) => (session.serve(&mut stop).await, true),
+            Err(error) => (Err(error), false),
+        };
+        let Err(problem) = ended.map_err(|error| error.to_string()) else { break };
+        if was_member {
+            pause = FIRST_PAUSE;
+        }
+        if was_member || problem != last_problem {
+            warn!(master = %config.master, %problem, "no connection to the master");
+            notify::tell(&format!("STATUS=no connection to the master {}: {problem}", config.master));
+        }
+        last_problem = problem;
+        tokio::select! {
+            () = sleep(pause.mul_f32(1.0 + facts::random_quarter())) => {}
+            () = &mut stop => break,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    notify::tell("STOPPING=1");
+}
+
+/// A connection on which the master said welcome.
+struct Session {
+    reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+    write: WriteHalf<TlsStream<TcpStream>>,
+    beat: Duration,
+}
+
+impl Session {
+    async fn join(config: &Config) -> Result<Self, SessionError> {
+        let stream = within(PATIENCE, connect(config)).await?;
+        let (read, mut write) = tokio::io::split(stream);
+        let mut reader = FrameReader::new(read);
+        within(PATIENCE, frame::send(&mut write, &ToMaster::Hello(facts::hello()))).await?;
+        let welcome = match within(PATIENCE, reader.next()).await? {
+            Some(ToNode::Welcome(welcome)) => welcome,
+            Some(_) => return Err(std::io::Error::other("the master did not begin with a welcome").into()),
+            None => return Err(SessionError::Closed),
+        };
+        info!(node = %config.node, master = %config.master, "member");
+        notify::tell(&format!("READY=1\nSTATUS=member of {} as {}", config.cluster, config.node));
+        let beat = Duration::from_secs(u64::from(welcome.heartbeat_seconds.clamp(1, 3600)));
+        Ok(Session { reader, write, beat })
+    }
+
+    /// `Ok` only where `stop` came.
+    async fn serve(mut self, mut stop: impl Future<Output = ()> + Unpin) -> Result<(), SessionError> {
+        let mut beats = tokio::time::interval_at(Instant::now() + self.beat, self.beat);
+        let mut silent_from = Instant::now() + 3 * self.beat;
+        // What the file system makes wait must not make the heart stop.
+        let (done, mut refreshed) = mpsc::channel(1);
+        loop {
+            let say = tokio::select! {
+                message = self.reader.next() => {
+                    silent_from = Instant::now() + 3 * self.beat;
+                    match message? {
+                        Some(ToNode::Refresh(request)) => {
+                            let done = done.clone();
+                            tokio::task::spawn_blocking(move || {
+                                // The channel is closed where the connection has ended meanwhile.
+                                let _nobody_asks_any_more = done.blocking_send(refresh::look_again(&request));
+                            });
+                            continue;
+                        }
+                        Some(ToNode::Welcome(_) | ToNode::Alive) => continue,
+                        None => return Err(SessionError::Closed),
+                    }
+                }
+                Some(answer) = refreshed.recv() => ToMaster::Refreshed(answer),
+                _ = beats.tick() => ToMaster::Heartbeat(facts::heartbeat()),
+                () = tokio::time::sleep_until(silent_from) => return Err(SessionError::Silent),
+                () = &mut stop => {
+                    // Only courtesy: the master would notice by itself.
+                    let _gone_either_way = timeout(PATIENCE, self.write.shutdown()).await;
+                    return Ok(());
+                }
+            };
+            within(PATIENCE, frame::send(&mut self.write, &say)).await?;
+        }
+    }
+}
+
+/// What takes longer counts as silence.
+async fn within<T, E: Into<SessionError>>(
+    patience: Duration,
+    future: impl Future<Output = Result<T, E>>,
+) -> Result<T, SessionError> {
+    match timeout(patience, future).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => Err(SessionError::Silent),
+    }
+}
+
+async fn connect(config: &Config) -> Result<TlsStream<TcpStream>, SessionError> {
+    let (identity, ca) = NodeKeys::identity(&config.keys)?;
+    let tls = tls::client_config(ca, wire::AGENT, Some(identity))?;
+    let socket = TcpStream::connect(SocketAddrV4::new(config.master, config.control_port)).await?;
+    socket.set_nodelay(true)?;
+    Ok(TlsConnector::from(tls).connect(tls::master_name(), socket).await?)
+}
