@@ -6,10 +6,13 @@
 pub mod boot;
 pub mod cli;
 pub mod cluster;
+pub mod control;
 pub mod dhcp;
 pub mod interfaces;
 pub mod inventory;
+pub mod keys;
 pub mod lab;
 pub mod nfs;
 pub mod ports;
 pub mod render;
+pub mod sntp;

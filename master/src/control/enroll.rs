@@ -1,0 +1,93 @@
+//! The conversation in which a node gets its keys signed.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use tesela_runtime::wire::{EnrollReply, EnrollRequest, Enrolled, FrameReader, Refusal, frame};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, error, info};
+
+use super::server::refuse;
+use super::{Control, Member, PATIENCE};
+use crate::keys::{Candidate, Error, Keys};
+
+pub(super) async fn conversation(
+    control: &Control,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    deadline: Instant,
+    port: u16,
+    address: Ipv4Addr,
+    member: Option<Member>,
+) {
+    let (read, mut write) = tokio::io::split(stream);
+    let request: EnrollRequest = match timeout_at(deadline, FrameReader::new(read).next()).await {
+        Ok(Ok(Some(request))) => request,
+        failed => {
+            control.metrics.strangers.inc();
+            debug!(%address, ?failed, "no request to enrol");
+            return;
+        }
+    };
+    let node = member.as_ref().map(|member| member.name.clone());
+    let reply = match answer(&control.keys, port, address, member, request).await {
+        Ok((node, enrolled)) => {
+            control.metrics.enrolled.inc();
+            info!(node, %address, "enrolled");
+            control.members.enrolled(&node);
+            EnrollReply::Enrolled(enrolled)
+        }
+        Err(refusal) => {
+            refuse(control, address, node.as_deref(), &refusal.reason);
+            EnrollReply::Refused(refusal)
+        }
+    };
+    let said = timeout(PATIENCE, async {
+        frame::send(&mut write, &reply).await?;
+        Ok::<_, tesela_runtime::wire::FrameError>(write.shutdown().await?)
+    });
+    if let Ok(Err(error)) = said.await {
+        // The node asks again.
+        debug!(%address, %error, "the answer to an enrolment did not arrive");
+    }
+}
+
+async fn answer(
+    keys: &Arc<Keys>,
+    port: u16,
+    address: Ipv4Addr,
+    member: Option<Member>,
+    request: EnrollRequest,
+) -> Result<(String, Enrolled), Refusal> {
+    let refusal = |reason: String, boot_again| Refusal { reason, boot_again };
+    if port >= 1024 {
+        return Err(refusal(
+            "only root of a node can enrol it: the source port is not below 1024".into(),
+            false,
+        ));
+    }
+    let Some(member) = member.filter(|member| member.name == request.node) else {
+        return Err(refusal(format!("{address} is not the address of a node {}", request.node), true));
+    };
+    let keys = keys.clone();
+    let signed = tokio::task::spawn_blocking(move || {
+        let candidate = Candidate { node: &member.name, address, names: member.names.clone() };
+        keys.enroll(&candidate, &request).map(|enrolled| (member.name, enrolled))
+    });
+    match signed.await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(problem)) => Err(match problem {
+            Error::Token(problem) => refusal(problem.to_string(), true),
+            Error::Request(_) => refusal(problem.to_string(), false),
+            // Ours: told in full here, and no more to the node than it can use.
+            Error::Io { .. } | Error::Content { .. } | Error::Make { .. } => {
+                error!(%address, error = %problem, "cannot enrol");
+                refusal("the master cannot sign; its log says why".into(), true)
+            }
+        }),
+        Err(problem) => {
+            error!(%address, error = %problem, "cannot enrol");
+            Err(refusal("the master cannot sign; its log says why".into(), true))
+        }
+    }
+}
