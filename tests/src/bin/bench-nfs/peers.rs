@@ -1,0 +1,126 @@
+//! The servers that are measured, each a process of its own in a network namespace without a way out.
+
+use crate::mirror::Mirror;
+use nfsserve::tcp::{NFSTcp, NFSTcpListener};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tesela::nfs::memory::Memory;
+use tesela::nfs::{FileSystem, Limits};
+use tesela_tests::nfs::{Client, Serving};
+
+/// A server that runs.
+pub struct Peer {
+    /// What it is called in the table.
+    pub name: &'static str,
+    nfs: SocketAddr,
+    mount: SocketAddr,
+    path: String,
+    child: Child,
+}
+
+impl Peer {
+    /// Ours, over a file system in memory that says of itself that it blocks, or not.
+    pub fn memory(port: u16, blocking: bool) -> io::Result<Self> {
+        let (name, kind) = if blocking { ("tesela, pool", "memory-pool") } else { ("tesela", "memory") };
+        Self::own(name, kind, port, Path::new("/"))
+    }
+
+    /// The nfsserve crate over a directory.
+    pub fn nfsserve(port: u16, directory: &Path) -> io::Result<Self> {
+        Self::own("nfsserve", "nfsserve", port, directory)
+    }
+
+    fn own(name: &'static str, kind: &str, port: u16, directory: &Path) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["serve", kind, &port.to_string()]).arg(directory);
+        Self::start(name, &mut command, port, port, "/")
+    }
+
+    /// NFS-Ganesha over a directory.
+    pub fn ganesha(port: u16, directory: &Path, scratch: &Path) -> io::Result<Self> {
+        let (config, mount, path) = (scratch.join("ganesha.conf"), port + 1, directory.display());
+        std::fs::write(
+            &config,
+            format!(
+                "NFS_CORE_PARAM {{ NFS_Port={port}; MNT_Port={mount}; Enable_NLM=false; Enable_RQUOTA=false; \
+                 Protocols=3; }}\n\
+                 EXPORT {{ Export_Id=1; Path={path}; Pseudo={path}; Access_Type=RW; Squash=No_Root_Squash; \
+                 SecType=sys; Protocols=3; Transports=TCP; Disable_ACL=true; FSAL {{ Name=VFS; }} }}\n\
+                 LOG {{ Default_Log_Level=CRIT; }}\n"
+            ),
+        )?;
+        let mut command = Command::new("ganesha.nfsd");
+        command.arg("-F").arg("-f").arg(&config).arg("-L").arg(scratch.join("ganesha.log"));
+        command.arg("-p").arg(scratch.join("ganesha.pid"));
+        Self::start("NFS-Ganesha", &mut command, port, mount, &path.to_string())
+    }
+
+    fn start(name: &'static str, command: &mut Command, nfs: u16, mount: u16, path: &str) -> io::Result<Self> {
+        let child = command.stdin(Stdio::null()).spawn()?;
+        let [nfs, mount] = [nfs, mount].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let mut peer = Self { name, nfs, mount, path: path.to_owned(), child };
+        let patience = Instant::now() + Duration::from_secs(30);
+        loop {
+            match peer.root() {
+                Ok(_) => return Ok(peer),
+                Err(error) if Instant::now() > patience || peer.child.try_wait()?.is_some() => {
+                    return Err(io::Error::other(format!("{name} does not serve: {error}")));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    /// A new connection.
+    pub fn client(&self) -> io::Result<Client> {
+        let stream = TcpStream::connect(self.nfs)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        Client::over(stream)
+    }
+
+    /// The handle of the root.
+    pub fn root(&self) -> io::Result<Vec<u8>> {
+        Client::connect(self.mount)?.mount(&self.path)
+    }
+
+    /// CPU time that it has taken.
+    pub fn cpu(&self) -> io::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The fields behind the name, which may hold anything; utime and stime are the 14th and 15th.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(ticks * 10))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It holds nothing worth an orderly end, and may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a process of ours does that was started to serve: it ends only by being killed.
+pub fn serve(kind: &str, port: u16, directory: PathBuf) -> io::Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let fs: Arc<dyn FileSystem> = match kind {
+        "memory" => Arc::new(Memory::new(8 << 30, false)),
+        "memory-pool" => Arc::new(Memory::new(8 << 30, true)),
+        "nfsserve" => {
+            return tokio::runtime::Runtime::new()?.block_on(async {
+                let listener = NFSTcpListener::bind(&address.to_string(), Mirror::new(directory)).await?;
+                listener.handle_forever().await
+            });
+        }
+        other => return Err(io::Error::other(format!("nothing is called {other}"))),
+    };
+    let _serving = Serving::start_at(address, fs, Limits::default())?;
+    loop {
+        std::thread::park();
+    }
+}
