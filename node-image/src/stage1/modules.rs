@@ -206,6 +206,6 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_record_is_named() {
-        assert_eq!(ModuleList::parse("load a\nlaod b\n").unwrap_err().line, 2);
+        assert_eq!(ModuleList::parse("load nfs a\nlaod nfs b\n").unwrap_err().line, 2);
     }
 }
