@@ -41,7 +41,8 @@ pub fn list() -> io::Result<Vec<Interface>> {
 fn default_routes(table: &str) -> Vec<String> {
     let default = |line: &&str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let zero = |index: usize| fields.get(index).and_then(|field| u32::from_str_radix(field, 16).ok()) == Some(0);
+        let zero =
+            |index: usize| fields.get(index).and_then(|field| u32::from_str_radix(field, 16).ok()) == Some(0);
         zero(1) && zero(7)
     };
     let name = |line: &str| line.split_whitespace().next().map(str::to_owned);

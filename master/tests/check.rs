@@ -31,7 +31,10 @@ fn addresses_in_proxy_mode_are_told() {
 #[test]
 fn what_holds_is_counted() {
     insta::assert_snapshot!(tesela(&["check", "../../../configs/aula.yaml"]));
-    assert!(tesela(&["check", "../../../configs/aula.yaml", "--json"]).starts_with("exit status: 0\n-- stdout\n[]\n"));
+    assert!(
+        tesela(&["check", "../../../configs/aula.yaml", "--json"])
+            .starts_with("exit status: 0\n-- stdout\n[]\n")
+    );
 }
 
 #[test]

@@ -74,11 +74,16 @@ pub fn init(host: &str, interfaces: &[Interface]) -> Result<String, InitError> {
     let name = if is_label(&label) && label != "localhost" { &label } else { "tesela" };
     let said = |text: String, comment: &str| format!("{text:<32} # {comment}\n");
     let addresses = match chosen.dhcp_server {
-        Some(server) => said("  dhcp: proxy".to_owned(), &format!("{server} gives the addresses; this master only boots")),
+        Some(server) => {
+            said("  dhcp: proxy".to_owned(), &format!("{server} gives the addresses; this master only boots"))
+        }
         None => {
             let (first, last) = range(net);
             [
-                said("  dhcp: authoritative".to_owned(), "this master gives the addresses; or proxy: another server does"),
+                said(
+                    "  dhcp: authoritative".to_owned(),
+                    "this master gives the addresses; or proxy: another server does",
+                ),
                 said(format!("  range: {first}-{last}"), "for machines without an address of their own"),
                 said(format!("  # gateway: {}", net.addr()), "if this machine routes for the nodes"),
                 said(format!("  # dns: [{}]", net.addr()), "the nodes' name servers"),
@@ -118,7 +123,10 @@ fn example(chosen: &Interface, net: Ipv4Net, offset: u32) -> String {
 fn network_of(interface: &Interface) -> Option<Ipv4Net> {
     interface.addresses.iter().copied().find(|net| {
         let host = net.addr() != net.network() && net.addr() != net.broadcast();
-        (8..=29).contains(&net.prefix_len()) && host && !net.addr().is_loopback() && !net.addr().is_link_local()
+        (8..=29).contains(&net.prefix_len())
+            && host
+            && !net.addr().is_loopback()
+            && !net.addr().is_link_local()
     })
 }
 
@@ -150,7 +158,14 @@ mod tests {
 
     fn interface(name: &str, address: &str, default_route: bool) -> Interface {
         let addresses = address.parse().into_iter().collect();
-        Interface { name: name.to_owned(), addresses, up: true, hardware: true, default_route, dhcp_server: None }
+        Interface {
+            name: name.to_owned(),
+            addresses,
+            up: true,
+            hardware: true,
+            default_route,
+            dhcp_server: None,
+        }
     }
 
     #[test]

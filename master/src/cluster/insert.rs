@@ -85,7 +85,11 @@ fn adds_only(old: &Cluster, new: &Cluster, nodes: &[NewNode]) -> bool {
         && plan.profiles.is_empty()
         && plan.pools.is_empty()
         && plan.nodes.len() == nodes.len()
-        && plan.nodes.iter().zip(nodes).all(|(part, node)| part.name == node.name && part.difference == Difference::Added)
+        && plan
+            .nodes
+            .iter()
+            .zip(nodes)
+            .all(|(part, node)| part.name == node.name && part.difference == Difference::Added)
         && nodes.iter().all(as_asked)
 }
 
@@ -214,7 +218,8 @@ mod tests {
     /// What becomes of the text behind the head.
     fn put(nodes: &str) -> String {
         let text = format!("{HEAD}{nodes}");
-        let new = insert_nodes(&text, &[node("n8", 8), node("n9", 9)]).unwrap_or_else(|error| panic!("{nodes:?}: {error}"));
+        let new = insert_nodes(&text, &[node("n8", 8), node("n9", 9)])
+            .unwrap_or_else(|error| panic!("{nodes:?}: {error}"));
         new.strip_prefix(HEAD).unwrap().to_owned()
     }
 
@@ -226,12 +231,16 @@ mod tests {
         let new = put("nodes: # ours\n  m: {profile: node}   # the first\n\n  # what follows\npools: {}\n");
         assert_eq!(
             new,
-            format!("nodes: # ours\n  m: {{profile: node}}   # the first\n  {N8}\n  {N9}\n\n  # what follows\npools: {{}}\n")
+            format!(
+                "nodes: # ours\n  m: {{profile: node}}   # the first\n  {N8}\n  {N9}\n\n  # what follows\npools: {{}}\n"
+            )
         );
         let new = put("nodes:\n    m:\n        profile:\n            - node\n    # the end\npools:\n");
         assert_eq!(
             new,
-            format!("nodes:\n    m:\n        profile:\n            - node\n    {N8}\n    {N9}\n    # the end\npools:\n")
+            format!(
+                "nodes:\n    m:\n        profile:\n            - node\n    {N8}\n    {N9}\n    # the end\npools:\n"
+            )
         );
     }
 
@@ -240,7 +249,10 @@ mod tests {
         let new = put("nodes:\r\n  firstslave: {profile: node}\r\n");
         let [n8, n9] = [N8, N9].map(|line| line.replacen(": ", ":         ", 1));
         assert_eq!(new, format!("nodes:\r\n  firstslave: {{profile: node}}\r\n  {n8}\r\n  {n9}\r\n"));
-        assert_eq!(put("nodes:\n  m: {profile: node}"), format!("nodes:\n  m: {{profile: node}}\n  {N8}\n  {N9}\n"));
+        assert_eq!(
+            put("nodes:\n  m: {profile: node}"),
+            format!("nodes:\n  m: {{profile: node}}\n  {N8}\n  {N9}\n")
+        );
     }
 
     #[test]
@@ -259,10 +271,16 @@ mod tests {
     #[test]
     fn what_would_not_hold_is_refused() {
         let text = format!("{HEAD}nodes:\n  n[1-8]: {{address: 10.0.0.1, profile: node}}\n");
-        assert!(matches!(insert_nodes(&text, &[node("n9", 9)]), Err(InsertError::Before(_))), "the master's address");
+        assert!(
+            matches!(insert_nodes(&text, &[node("n9", 9)]), Err(InsertError::Before(_))),
+            "the master's address"
+        );
         let text = format!("{HEAD}nodes:\n  n[1-8]: {{address: 10.0.0.11, profile: node}}\n");
         assert!(matches!(insert_nodes(&text, &[node("n8", 8)]), Err(InsertError::After(_))), "a name twice");
-        assert!(matches!(insert_nodes(&text, &[node("n9", 12)]), Err(InsertError::After(_))), "an address twice");
+        assert!(
+            matches!(insert_nodes(&text, &[node("n9", 12)]), Err(InsertError::After(_))),
+            "an address twice"
+        );
         assert!(matches!(insert_nodes(&text, &[node("n:9", 9)]), Err(InsertError::After(_))), "no name");
         let text = format!("{HEAD}nodes: {{m: {{profile: node}}}}\n");
         assert_eq!(insert_nodes(&text, &[node("n9", 9)]), Err(InsertError::Braces(5)));

@@ -5,6 +5,7 @@
 //! wire types to a [`Cluster`] with references followed, profiles merged, ranges expanded, and each
 //! value with its [`Origin`] (`resolve`, `settings`, `nodes`). So one run tells all of a file's mistakes.
 
+pub mod fuzz;
 mod ids;
 mod init;
 mod insert;

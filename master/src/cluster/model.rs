@@ -237,7 +237,8 @@ pub struct Node {
     pub uuid: Option<Sourced<Uuid>>,
     /// Its address; `None` in proxy mode, or where the dynamic range serves it.
     pub address: Option<Sourced<Ipv4Addr>>,
-    /// The profiles that it can have, the default first, each with the node's own settings on top.
+    /// The profiles that it can have, the default first, each with the node's own settings on top;
+    /// at least one.
     pub choices: Vec<Choice>,
 }
 
@@ -267,9 +268,14 @@ impl Cluster {
     pub fn dynamic_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         let (first, last) = self.master.range.map_or((1, 0), |(first, last)| (first.into(), last.into()));
         let nodes = self.nodes.iter().filter_map(|node| node.address.as_ref()).map(|address| address.value);
-        let reserved: HashSet<Ipv4Addr> =
-            nodes.chain([self.master.address.addr()]).chain(self.master.gateway).chain(self.master.dns.clone()).collect();
-        (first..=last).map(|address: u32| Ipv4Addr::from(address)).filter(move |address| !reserved.contains(address))
+        let reserved: HashSet<Ipv4Addr> = nodes
+            .chain([self.master.address.addr()])
+            .chain(self.master.gateway)
+            .chain(self.master.dns.clone())
+            .collect();
+        (first..=last)
+            .map(|address: u32| Ipv4Addr::from(address))
+            .filter(move |address| !reserved.contains(address))
     }
 }
 

@@ -44,7 +44,9 @@ pub enum NameError {
     #[error("`{0}` stands for more than {MAX_NAMES} names")]
     TooMany(String),
     /// Not something that a host can be called (RFC 1123).
-    #[error("`{0}` cannot be a host name; write lower-case letters, digits and `-` inside, at most 63 of them")]
+    #[error(
+        "`{0}` cannot be a host name; write lower-case letters, digits and `-` inside, at most 63 of them"
+    )]
     Label(String),
     /// Nothing at all.
     #[error("a name is missing")]
@@ -70,7 +72,8 @@ impl FromStr for NamePattern {
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
             }
-            let runs = inside[..close].split(',').map(|run| Run::parse(run, text)).collect::<Result<Vec<_>, _>>()?;
+            let runs =
+                inside[..close].split(',').map(|run| Run::parse(run, text)).collect::<Result<Vec<_>, _>>()?;
             let numbers = runs.iter().fold(0usize, |sum, run| sum.saturating_add(run.count()));
             count = count.saturating_mul(numbers);
             parts.push(Part::Numbers(runs));
@@ -132,26 +135,25 @@ impl NamePattern {
                 Part::Text(text) => pieces.push(text.clone()),
                 Part::Numbers(runs) => {
                     let numbers: usize = runs.iter().map(|run| run.count()).sum();
-                    let (mut number, width) = (index % numbers, &mut 0);
+                    pieces.push(nth(runs, index % numbers));
                     index /= numbers;
-                    let run = runs.iter().find(|run| match number.checked_sub(run.count()) {
-                        Some(beyond) => {
-                            number = beyond;
-                            false
-                        }
-                        None => true,
-                    });
-                    let first = run.map_or(0, |run| {
-                        *width = run.width;
-                        run.first as usize
-                    });
-                    pieces.push(format!("{:0width$}", first + number, width = *width));
                 }
             }
         }
         pieces.reverse();
         pieces.concat()
     }
+}
+
+/// The number at this place in runs that are counted through one after the other.
+fn nth(runs: &[Run], mut index: usize) -> String {
+    for run in runs {
+        if index < run.count() {
+            return format!("{:0width$}", run.first as usize + index, width = run.width);
+        }
+        index -= run.count();
+    }
+    String::new()
 }
 
 impl fmt::Display for NamePattern {
@@ -228,7 +230,9 @@ impl fmt::Display for NodeSet {
                 continue;
             };
             let mut runs = vec![(first, first)];
-            while let Some((_, number)) = names.peek().and_then(|next| numbered(next)).filter(|(next, _)| *next == stem) {
+            while let Some((_, number)) =
+                names.peek().and_then(|next| numbered(next)).filter(|(next, _)| *next == stem)
+            {
                 let (_, last) = runs[runs.len() - 1];
                 if follows(last, number) {
                     let end = runs.len() - 1;
@@ -246,7 +250,11 @@ impl fmt::Display for NodeSet {
             }
             let runs: Vec<String> = runs
                 .iter()
-                .map(|(first, last)| if first == last { (*first).to_owned() } else { format!("{first}-{last}") })
+                .map(
+                    |(first, last)| {
+                        if first == last { (*first).to_owned() } else { format!("{first}-{last}") }
+                    },
+                )
                 .collect();
             write!(f, "{stem}[{}]", runs.join(","))?;
         }
@@ -287,7 +295,18 @@ mod tests {
 
     #[test]
     fn what_is_no_range_is_refused() {
-        for text in ["n[1-", "n1-3]", "n[[1-3]]", "n[]", "n[3-1]", "n[a-b]", "n[1--3]", "n[1-4294967295]", "n[+1]", ""] {
+        for text in [
+            "n[1-",
+            "n1-3]",
+            "n[[1-3]]",
+            "n[]",
+            "n[3-1]",
+            "n[a-b]",
+            "n[1--3]",
+            "n[1-4294967295]",
+            "n[+1]",
+            "",
+        ] {
             assert!(text.parse::<NamePattern>().is_err(), "{text}");
         }
         for text in ["N1", "-n", "n_1", "n1.x", "n[1-3]-", &"n".repeat(64)] {

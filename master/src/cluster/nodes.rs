@@ -15,6 +15,9 @@ use super::resolve::{host_of, network};
 use super::settings::{Profiles, check_references, no_image};
 use super::wire::{ClusterWire, NodeWire};
 
+/// A laptop goes between a few places; more is a slip of the hand.
+const MOST_CHOICES: usize = 32;
+
 /// Every node of the file, in its order.
 pub(super) fn expand(file: &ClusterWire, profiles: &Profiles<'_>, problems: &mut Problems) -> Vec<Node> {
     let mut nodes = Vec::new();
@@ -99,10 +102,16 @@ fn choices(
 ) -> Vec<Choice> {
     let mut choices: Vec<Choice> = Vec::new();
     let named = wire.profile.value().map_or(&[][..], |list| &list.0);
+    if let Some(beyond) = named.get(MOST_CHOICES) {
+        problems.add(beyond.span, format!("a node can choose between at most {MOST_CHOICES} profiles"));
+        return choices;
+    }
     // A node's `~word` is a slip only where it takes nothing away whatever the choice.
     let mut idle_everywhere: Option<Vec<Span>> = None;
     for profile in named {
-        if let Some(other) = named.iter().find(|other| other.value == profile.value && other.span.start < profile.span.start) {
+        if let Some(other) =
+            named.iter().find(|other| other.value == profile.value && other.span.start < profile.span.start)
+        {
             problems
                 .add(profile.span, format!("the profile `{}` is chosen twice", profile.value))
                 .also(other.span, "chosen first here")
@@ -150,7 +159,10 @@ fn check_addressed(
     let boots = choices.iter().any(|choice| choice.settings.boot.value == Boot::Network);
     if !proxy && boots && wire.address.is_absent() && master.range.is_absent() {
         problems
-            .add(name.span, format!("`{}` has no address, and the master has no `range` to give it one", name.value))
+            .add(
+                name.span,
+                format!("`{}` has no address, and the master has no `range` to give it one", name.value),
+            )
             .mend("add `address:` here, or `range: FIRST-LAST` under `master:`");
     }
 }

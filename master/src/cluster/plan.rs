@@ -92,7 +92,11 @@ fn compare(old: &[Row], new: &[Row]) -> Vec<Change> {
         .collect()
 }
 
-fn parts<T>(old: &BTreeMap<String, T>, new: &BTreeMap<String, T>, compare: impl Fn(&T, &T) -> Vec<Change>) -> Vec<Part> {
+fn parts<T>(
+    old: &BTreeMap<String, T>,
+    new: &BTreeMap<String, T>,
+    compare: impl Fn(&T, &T) -> Vec<Change>,
+) -> Vec<Part> {
     let gone_or_changed = old.iter().filter_map(|(name, before)| match new.get(name) {
         None => Some(Part { name: name.clone(), difference: Difference::Removed }),
         Some(after) => changed(name, compare(before, after)),
@@ -120,7 +124,8 @@ impl Nodes<'_> {
     fn parts(mut self) -> Vec<Part> {
         let (old, new) = (self.old, self.new);
         let by_name: HashMap<&str, &Node> = new.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
-        let known: std::collections::HashSet<&str> = old.nodes.iter().map(|node| node.name.as_str()).collect();
+        let known: std::collections::HashSet<&str> =
+            old.nodes.iter().map(|node| node.name.as_str()).collect();
         let mut parts: Vec<Part> = Vec::new();
         for before in &old.nodes {
             parts.extend(match by_name.get(before.name.as_str()) {
@@ -147,9 +152,8 @@ impl Nodes<'_> {
             let same = after.choices.iter().position(|other| other.profile == choice.profile);
             let both_default = choice.profile == before.choices[0].profile && same == Some(0);
             if let (Some(index), false) = (same, both_default) {
-                changes.extend(self.settings(choice, &after.choices[index]).into_iter().map(|change| Change {
-                    setting: format!("{}: {}", choice.profile, change.setting),
-                    ..change
+                changes.extend(self.settings(choice, &after.choices[index]).into_iter().map(|change| {
+                    Change { setting: format!("{}: {}", choice.profile, change.setting), ..change }
                 }));
             }
         }
@@ -161,7 +165,10 @@ impl Nodes<'_> {
 
     fn settings(&mut self, before: &Choice, after: &Choice) -> Vec<Change> {
         let key = (Arc::as_ptr(&before.settings), Arc::as_ptr(&after.settings));
-        self.settings.entry(key).or_insert_with(|| compare(&before.settings.rows(), &after.settings.rows())).clone()
+        self.settings
+            .entry(key)
+            .or_insert_with(|| compare(&before.settings.rows(), &after.settings.rows()))
+            .clone()
     }
 
     /// What a change of the master or of an image means for a node that boots from the network.
@@ -175,7 +182,9 @@ impl Nodes<'_> {
         });
         let image = node.settings().image.value.as_ref();
         let rebuilt = image.filter(|image| {
-            self.rebuilt.iter().any(|part| part.name == **image && matches!(part.difference, Difference::Changed(_)))
+            self.rebuilt
+                .iter()
+                .any(|part| part.name == **image && matches!(part.difference, Difference::Changed(_)))
         });
         let rebuilt = rebuilt.map(|image| Change {
             setting: "image".to_owned(),
@@ -218,7 +227,12 @@ impl fmt::Display for Plan {
             writeln!(f, "master")?;
             write_changes(f, &self.master, "")?;
         }
-        for (kind, parts) in [("image", &self.images), ("profile", &self.profiles), ("pool", &self.pools), ("node", &self.nodes)] {
+        for (kind, parts) in [
+            ("image", &self.images),
+            ("profile", &self.profiles),
+            ("pool", &self.pools),
+            ("node", &self.nodes),
+        ] {
             for (names, difference) in alike(parts) {
                 match difference {
                     Difference::Added => writeln!(f, "{kind} {names}: new")?,

@@ -119,7 +119,8 @@ impl Problems {
             out.push('\n');
             if told.is_err() {
                 // A span that miette cannot show is still told in words.
-                let _ = writeln!(out, "{}:{}:{}: {}", self.file, problem.line, problem.column, problem.message);
+                let _ =
+                    writeln!(out, "{}:{}:{}: {}", self.file, problem.line, problem.column, problem.message);
             }
         }
         out + &self.summary()
@@ -127,7 +128,11 @@ impl Problems {
 
     fn summary(&self) -> String {
         let s = if self.count() == 1 { "" } else { "s" };
-        let listed = if self.untold > 0 { format!(", of which the first {MOST_TOLD} are listed") } else { String::new() };
+        let listed = if self.untold > 0 {
+            format!(", of which the first {MOST_TOLD} are listed")
+        } else {
+            String::new()
+        };
         format!("{} problem{s} in {}{listed}\n", self.count(), self.file)
     }
 }
@@ -182,7 +187,11 @@ impl miette::Diagnostic for Told<'_> {
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let here = LabeledSpan::new_primary_with_span(None, self.problem.span.clone());
-        let also = self.problem.also.iter().map(|(span, part)| LabeledSpan::new_with_span(Some(part.clone()), span.clone()));
+        let also = self
+            .problem
+            .also
+            .iter()
+            .map(|(span, part)| LabeledSpan::new_with_span(Some(part.clone()), span.clone()));
         Some(Box::new(std::iter::once(here).chain(also)))
     }
 }

@@ -3,6 +3,7 @@
 //! A mapping's keys stand in one table (the `mapping!` macro), which makes the struct, its reader and
 //! its part of the JSON Schema, so that the three cannot drift apart.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde_json::{Value, json};
@@ -116,7 +117,9 @@ impl<T: Word> Read for T {
 
 fn expected(tree: &Tree<'_>, wanted: &str, found: &Kind<'_>, problems: &mut Problems) {
     match found {
-        Kind::Null => problems.add(tree.span, "this key has no value").mend(format!("give it {wanted}, or remove it")),
+        Kind::Null => {
+            problems.add(tree.span, "this key has no value").mend(format!("give it {wanted}, or remove it"))
+        }
         found => problems.add(tree.span, format!("here belongs {wanted}, and this is {}", found.what())),
     };
 }
@@ -188,7 +191,7 @@ impl<K: Word + fmt::Display, T: Read + Default> Read for Named<K, T> {
                 return None;
             }
         };
-        let mut seen = std::collections::HashMap::new();
+        let mut seen = HashMap::new();
         let mut read = Vec::with_capacity(map.entries.len());
         for entry in &map.entries {
             let value = T::read(&entry.value, problems).unwrap_or_default();
@@ -197,7 +200,8 @@ impl<K: Word + fmt::Display, T: Read + Default> Read for Named<K, T> {
                 continue;
             }
             match K::word(&entry.key) {
-                Ok(name) => read.push((At { value: name, span: entry.key_span }, At { value, span: entry.value.span })),
+                Ok(name) => read
+                    .push((At { value: name, span: entry.key_span }, At { value, span: entry.value.span })),
                 Err(refused) => problems.add(entry.key_span, refused.message).mend = refused.mend,
             }
         }
@@ -244,14 +248,14 @@ pub(super) fn read_mapping<M: Mapping>(tree: &Tree<'_>, problems: &mut Problems)
     match &tree.kind {
         Kind::Null => {}
         Kind::Map(map) => {
-            let mut seen: Vec<(&str, Span)> = Vec::new();
+            let mut seen: HashMap<&str, Span> = HashMap::new();
             for entry in &map.entries {
-                if let Some((_, first)) = seen.iter().find(|(key, _)| *key == entry.key) {
+                if let Some(first) = seen.get(&*entry.key) {
                     twice(&entry.key, entry.key_span, *first, problems);
                     M::default().set(&entry.key, &entry.value, problems);
                     continue;
                 }
-                seen.push((&entry.key, entry.key_span));
+                seen.insert(&entry.key, entry.key_span);
                 if !mapping.set(&entry.key, &entry.value, problems) {
                     misspelt.extend(unknown::<M>(&entry.key, entry.key_span, problems));
                 }
@@ -274,7 +278,9 @@ fn unknown<M: Mapping>(key: &str, span: Span, problems: &mut Problems) -> Option
     let known: Vec<_> = M::keys().iter().map(|key| key.name).collect();
     let near = nearest(key, known.iter().copied());
     problem.mend(match near {
-        _ if key == "<<" => "for what several have in common, write a profile, and `inherits: [it]`".to_owned(),
+        _ if key == "<<" => {
+            "for what several have in common, write a profile, and `inherits: [it]`".to_owned()
+        }
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("the keys here are: {}", known.join(", ")),
     });
@@ -308,7 +314,12 @@ pub(super) fn mapping_schema<M: Mapping>(doc: &str) -> Value {
 /// Which of `known` was probably meant by `word`.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
-    let near = known.into_iter().map(|known| (distance(&word, known), known)).min_by_key(|(distance, _)| *distance);
+    // So many are compared that a file with thousands of slips is still told quickly.
+    let near = known
+        .into_iter()
+        .take(1000)
+        .map(|known| (distance(&word, known), known))
+        .min_by_key(|(distance, _)| *distance);
     near.filter(|(distance, known)| *distance <= 1.max(known.chars().count() / 3)).map(|(_, known)| known)
 }
 

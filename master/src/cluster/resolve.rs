@@ -134,7 +134,13 @@ pub(super) fn host_of(net: Ipv4Net, address: Ipv4Addr) -> Result<(), String> {
 fn image(wire: &ImageWire) -> Option<Image> {
     Some(Image {
         from: wire.from.value()?.clone(),
-        packages: wire.packages.value().into_iter().flat_map(List::values).map(|package| package.0.clone()).collect(),
+        packages: wire
+            .packages
+            .value()
+            .into_iter()
+            .flat_map(List::values)
+            .map(|package| package.0.clone())
+            .collect(),
         post_install: wire.post_install.value().map(|path| path.0.clone()),
         mirror: wire.mirror.value().map(|mirror| mirror.0.clone()),
     })

@@ -63,7 +63,8 @@ impl<'w> Profiles<'w> {
     /// Merges each profile with what it inherits, and checks what it refers to.
     pub(super) fn resolve(file: &'w ClusterWire, problems: &mut Problems) -> Self {
         let wire: Vec<_> = file.profiles.value().into_iter().flat_map(|profiles| profiles.iter()).collect();
-        let by_name = wire.iter().enumerate().map(|(index, (name, _))| (name.value.0.as_str(), index)).collect();
+        let by_name =
+            wire.iter().enumerate().map(|(index, (name, _))| (name.value.0.as_str(), index)).collect();
         let master = file.master.value();
         let mut profiles = Profiles {
             chains: vec![Vec::new(); wire.len()],
@@ -124,7 +125,13 @@ impl<'w> Profiles<'w> {
         let settings = &self.resolved[index];
         if settings.boot.value == Boot::Disk {
             problems
-                .add(span, format!("{who} cannot boot with `{}`, which boots from the machine's own disk", self.name(index)))
+                .add(
+                    span,
+                    format!(
+                        "{who} cannot boot with `{}`, which boots from the machine's own disk",
+                        self.name(index)
+                    ),
+                )
                 .mend("choose a profile that boots from the network");
         } else if self.boots_nothing(index, None) {
             no_image(span, who, self.name(index), problems);
@@ -174,7 +181,10 @@ impl<'w> Profiles<'w> {
             if states[parent_index] == State::Open {
                 let (first, _) = self.wire[parent_index];
                 problems
-                    .add(parent.span, format!("`{}` inherits `{}`, which inherits `{0}`", name.value, parent.value))
+                    .add(
+                        parent.span,
+                        format!("`{}` inherits `{}`, which inherits `{0}`", name.value, parent.value),
+                    )
                     .also(first.span, "the circle closes here")
                     .mend("take one of them out of the circle");
                 continue;
@@ -249,10 +259,13 @@ fn check_map(lines: &List<MapLineWire>, problems: &mut Problems) {
         let Some(line) = map_line(value) else { continue };
         let last = u32::from(line.address).checked_add(line.count - 1);
         if last.is_none() || line.id + line.count > 65_536 {
-            problems.add(*span, format!("{} members from id {} on do not fit", line.count, line.id)).mend("ids end at 65535");
+            problems
+                .add(*span, format!("{} members from id {} on do not fit", line.count, line.id))
+                .mend("ids end at 65535");
         }
         let overlaps = |other: &MapLine| {
-            let apart = |a: u32, b: u32| a >= b.saturating_add(other.count) || b >= a.saturating_add(line.count);
+            let apart =
+                |a: u32, b: u32| a >= b.saturating_add(other.count) || b >= a.saturating_add(line.count);
             !apart(line.id, other.id) || !apart(line.address.into(), other.address.into())
         };
         if let Some((_, first)) = known.iter().find(|(other, _)| overlaps(other)) {
@@ -332,7 +345,9 @@ fn last<'w, W: 'w, T>(
     value: impl Fn(&W) -> T,
 ) -> Said<T> {
     Said(layers.iter().rev().find_map(|layer| {
-        field(layer.settings).get().map(|at| Sourced { value: value(&at.value), origin: layer.origin(at.span) })
+        field(layer.settings)
+            .get()
+            .map(|at| Sourced { value: value(&at.value), origin: layer.origin(at.span) })
     }))
 }
 
@@ -391,7 +406,8 @@ fn services(layers: &[Layer<'_>], idle: &mut Vec<Span>) -> Sourced<Services> {
     let mut services = Services::default();
     let mut origins = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
-        let Some(At { value: ServicesWire { start, stop, restart }, span }) = layer.settings.services.get() else {
+        let Some(At { value: ServicesWire { start, stop, restart }, span }) = layer.settings.services.get()
+        else {
             continue;
         };
         origins.push(layer.origin(*span));

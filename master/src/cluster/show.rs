@@ -58,8 +58,15 @@ pub struct ShownChoice {
 
 /// Every setting of a node with its value and where it was said.
 pub fn show(node: &Node) -> Shown {
-    let choice = |Choice { profile, settings }: &Choice| ShownChoice { profile: profile.clone(), settings: settings.rows() };
-    Shown { node: node.name.clone(), identity: node.rows(), choices: node.choices.iter().map(choice).collect() }
+    let choice = |Choice { profile, settings }: &Choice| ShownChoice {
+        profile: profile.clone(),
+        settings: settings.rows(),
+    };
+    Shown {
+        node: node.name.clone(),
+        identity: node.rows(),
+        choices: node.choices.iter().map(choice).collect(),
+    }
 }
 
 impl fmt::Display for Shown {
@@ -110,12 +117,20 @@ pub(super) fn text(value: &Value) -> String {
         Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(" "),
         Value::Object(map) => {
-            let said = map.iter().filter(|(_, value)| !value.is_null() && **value != Value::Array(Vec::new()));
+            let said =
+                map.iter().filter(|(_, value)| !value.is_null() && **value != Value::Array(Vec::new()));
             let parts: Vec<_> = said.map(|(key, value)| format!("{key} {}", text(value))).collect();
             if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
         }
         other => other.to_string(),
     }
+}
+
+/// Seconds as cluster.yaml has them, in the largest unit that fits.
+fn duration(seconds: u32) -> String {
+    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
+    let unit = units.iter().find(|(size, _)| seconds.is_multiple_of(*size));
+    unit.map(|(size, unit)| format!("{}{unit}", seconds / size)).unwrap_or_default()
 }
 
 fn plain(setting: &'static str, value: impl Serialize, effect: Effect) -> Row {
@@ -212,7 +227,7 @@ impl Master {
             plain("address", address, Restart),
             plain("dhcp", dhcp, Restart),
             plain("range", range.map(|(first, last)| format!("{first}-{last}")), Live),
-            plain("lease", format!("{lease_seconds}s"), Live),
+            plain("lease", duration(*lease_seconds), Live),
             plain("gateway", gateway, Live),
             plain("dns", dns, Live),
             plain("unknown", unknown, Live),

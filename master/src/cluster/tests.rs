@@ -30,7 +30,10 @@ fn the_examples_hold() {
 fn ranges_count_names_and_addresses_up() {
     let rack = cluster(&example("rack.yaml"));
     let node = rack.node("r1n20").unwrap();
-    assert_eq!(node.address, Some(Sourced { value: Ipv4Addr::new(10, 20, 1, 20), origin: Origin::Range(28) }));
+    assert_eq!(
+        node.address,
+        Some(Sourced { value: Ipv4Addr::new(10, 20, 1, 20), origin: Origin::Range(28) })
+    );
     let big = rack.node("big2").unwrap();
     assert_eq!(big.mac.as_ref().unwrap().value.to_string(), "0c:c4:7a:00:00:02");
     assert_eq!(big.line, 30);
@@ -68,10 +71,17 @@ nodes:
 #[test]
 fn a_file_that_is_no_yaml_says_where() {
     assert_eq!(problems("")[0].2, "the file is empty");
-    let [(line, column, message)] = &problems("cluster: a\nmaster: {interface: e\nnodes:\n")[..] else { panic!() };
-    assert!((*line, *column) > (1, 1) && message.starts_with("this is no YAML"), "{line}:{column}: {message}");
+    let [(line, column, message)] = &problems("cluster: a\nmaster: {interface: e\nnodes:\n")[..] else {
+        panic!()
+    };
+    assert!(
+        (*line, *column) > (1, 1) && message.starts_with("this is no YAML"),
+        "{line}:{column}: {message}"
+    );
     assert!(problems("a: b\n---\nc: d\n").iter().any(|(line, ..)| *line == 2));
-    assert!(!problems("[1, 2]").is_empty() && !problems("word").is_empty() && !problems("\u{feff}").is_empty());
+    assert!(
+        !problems("[1, 2]").is_empty() && !problems("word").is_empty() && !problems("\u{feff}").is_empty()
+    );
 }
 
 #[test]
@@ -100,7 +110,10 @@ fn nothing_follows_from_what_was_refused_already() {
     for (wrong, message) in [
         ("master: {interface: eth0, address: 10.0.0.1}", "`10.0.0.1` is no address with the length"),
         ("master: {interface: eth0, adress: 10.0.0.1/8}", "`adress` is no key"),
-        ("images: {i: {from: tar}}\nprofiles: {p: {image: i}}\nnodes: {n: {profile: p}}", "`tar` is no source"),
+        (
+            "images: {i: {from: tar}}\nprofiles: {p: {image: i}}\nnodes: {n: {profile: p}}",
+            "`tar` is no source",
+        ),
         ("profiles: {p: {image: ''}}\nnodes: {n: {profile: p}}", "`` cannot be a name"),
         ("profiles: {p: {boot: disc}}\nnodes: {n: {profile: p}}", "`disc` is none of"),
         ("profiles: {p: 1}\nnodes: {n: {profile: p, boot: disk}}", "here belongs a mapping"),
@@ -140,7 +153,14 @@ fn any_file() -> impl Strategy<Value = String> {
         one_of(&["", "root: ram, "]),
         one_of(&["", "writes: discard, ", "writes: keep, "]),
         one_of(&["", "kernel args: [a], ", "kernel args: [a, b], "]),
-        one_of(&["", "dns: [9.9.9.9], ", "gateway: 10.0.0.2, ", "speed: 7, ", "trusted: true, ", "script: x, "]),
+        one_of(&[
+            "",
+            "dns: [9.9.9.9], ",
+            "gateway: 10.0.0.2, ",
+            "speed: 7, ",
+            "trusted: true, ",
+            "script: x, ",
+        ]),
         one_of(&["", "pool: p, ", "loader: grub, ", "members: [{id: 1, address: 10.0.0.9}], "]),
         one_of(&["", "services: {start: [s]}, ", "services: {stop: [s]}, "]),
     );
@@ -153,7 +173,8 @@ fn any_file() -> impl Strategy<Value = String> {
         one_of(&["range: 10.0.0.100-10.0.0.110", "range: 10.0.0.100-10.0.0.111"]),
     );
     let master = master.prop_map(|(a, b, c, d, e)| [a, b, c, d, e].concat());
-    let nodes = prop::collection::vec((1..6u8, 20..40u8, 0..3usize, settings.clone(), any::<Option<u8>>()), 0..4);
+    let nodes =
+        prop::collection::vec((1..6u8, 20..40u8, 0..3usize, settings.clone(), any::<Option<u8>>()), 0..4);
     let image = one_of(&["", ", packages: [x]", ", post install: /x", ", mirror: 'http://x'"]);
     let share = one_of(&["always", "manual", "{idle: 5m}"]);
     (master, image, settings.clone(), settings, share, nodes).prop_map(|(master, image, low, high, share, nodes)| {

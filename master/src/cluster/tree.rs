@@ -69,7 +69,10 @@ impl Kind<'_> {
 /// Parses one document; `None` with at least one problem noted where it is no YAML.
 pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Tree<'t>> {
     if text.len() > MAX_BYTES {
-        problems.add(Span { line: 1, ..Span::default() }, format!("the file is larger than {} MiB", MAX_BYTES >> 20));
+        problems.add(
+            Span { line: 1, ..Span::default() },
+            format!("the file is larger than {} MiB", MAX_BYTES >> 20),
+        );
         return None;
     }
     let mut options = serde_saphyr::granit_parser::options! {};
@@ -87,7 +90,9 @@ pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Tree<'
     }
     if builder.root.is_none() {
         let start = Span { line: 1, ..Span::default() };
-        problems.add(start, "the file is empty").mend("`tesela init` writes a first one from this machine's interfaces");
+        problems
+            .add(start, "the file is empty")
+            .mend("`tesela init` writes a first one from this machine's interfaces");
     }
     builder.root
 }
@@ -137,14 +142,16 @@ impl<'t> Builder<'t> {
     fn event(&mut self, event: Event<'t>, Place(span): Place, problems: &mut Problems) -> Option<()> {
         match event {
             Event::DocumentStart(..) if self.root.is_some() => {
-                problems
-                    .add(span, "a second document begins here")
-                    .mend("a cluster is one document: remove the `---`, or put the rest into a file of its own");
+                problems.add(span, "a second document begins here").mend(
+                    "a cluster is one document: remove the `---`, or put the rest into a file of its own",
+                );
                 return None;
             }
             Event::Scalar(text, style, anchor, tag) => {
                 if let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema()) {
-                    problems.add(span, format!("the tag `{}` has no meaning here", tag.original())).mend("remove it");
+                    problems
+                        .add(span, format!("the tag `{}` has no meaning here", tag.original()))
+                        .mend("remove it");
                 }
                 let plain = style == serde_saphyr::granit_parser::ScalarStyle::Plain;
                 let null = plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
@@ -192,7 +199,13 @@ impl<'t> Builder<'t> {
     }
 
     /// Hands a whole value to the collection that it stands in.
-    fn close(&mut self, mut tree: Tree<'t>, anchor: usize, nodes_before: usize, problems: &mut Problems) -> Option<()> {
+    fn close(
+        &mut self,
+        mut tree: Tree<'t>,
+        anchor: usize,
+        nodes_before: usize,
+        problems: &mut Problems,
+    ) -> Option<()> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             problems.add(tree.span, format!("the file comes to more than {MAX_NODES} values"));

@@ -114,7 +114,11 @@ impl Word for HostNet {
         }
         if net.addr() == net.network() || net.addr() == net.broadcast() {
             return Err(Refused::new(format!("{} is the {} of {}", net.addr(), part(net), net.trunc()))
-                .mend(format!("write the machine's own address, as {}/{}", first_host(net), net.prefix_len())));
+                .mend(format!(
+                    "write the machine's own address, as {}/{}",
+                    first_host(net),
+                    net.prefix_len()
+                )));
         }
         Ok(HostNet(net))
     }
@@ -136,9 +140,8 @@ impl Word for ProfileAddress {
     fn word(text: &str) -> Result<Self, Refused> {
         match text {
             "dhcp" => Ok(ProfileAddress::Dhcp),
-            _ => HostNet::word(text).map(|HostNet(net)| ProfileAddress::Fixed(net)).map_err(|refused| Refused {
-                mend: refused.mend.map(|mend| format!("{mend}, or `dhcp`")),
-                ..refused
+            _ => HostNet::word(text).map(|HostNet(net)| ProfileAddress::Fixed(net)).map_err(|refused| {
+                Refused { mend: refused.mend.map(|mend| format!("{mend}, or `dhcp`")), ..refused }
             }),
         }
     }
@@ -154,7 +157,9 @@ pub(super) struct AddressRange(pub Ipv4Addr, pub Ipv4Addr);
 
 impl Word for AddressRange {
     fn word(text: &str) -> Result<Self, Refused> {
-        let ends = text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+        let ends = text
+            .split_once('-')
+            .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
         match ends {
             Some((first, last)) if first <= last => Ok(AddressRange(first, last)),
             Some((first, last)) => Err(Refused::new(format!("the range `{text}` ends before it begins"))
@@ -192,7 +197,8 @@ impl Word for Uuid {
         match uuid.0 {
             // What firmware says that was never given one.
             [0, ..] | [255, ..] if uuid.0.iter().all(|byte| *byte == uuid.0[0]) => {
-                Err(Refused::new(format!("{uuid} is what firmware says that has no UUID")).mend("know the machine by its `mac`"))
+                Err(Refused::new(format!("{uuid} is what firmware says that has no UUID"))
+                    .mend("know the machine by its `mac`"))
             }
             _ => Ok(uuid),
         }
@@ -234,7 +240,8 @@ impl Word for Duration {
         match Self::seconds(text) {
             Some(seconds) if seconds >= 60 => Ok(Duration(seconds)),
             Some(_) => Err(Refused::new(format!("`{text}` is too short")).mend("a minute is the least: 1m")),
-            None => Err(Refused::new(format!("`{text}` is no length of time")).mend("write a number with its unit: 90s, 15m, 12h, 1d")),
+            None => Err(Refused::new(format!("`{text}` is no length of time"))
+                .mend("write a number with its unit: 90s, 15m, 12h, 1d")),
         }
     }
 
@@ -259,10 +266,14 @@ impl Schedule {
                 None => is_day(part),
             });
         let is_time = |time: &str| {
-            let number = |digits: &str, limit| digits.len() == 2 && digits.parse::<u8>().is_ok_and(|number| number < limit);
-            time == "24:00" || time.split_once(':').is_some_and(|(hour, minute)| number(hour, 24) && number(minute, 60))
+            let number = |digits: &str, limit| {
+                digits.len() == 2 && digits.parse::<u8>().is_ok_and(|number| number < limit)
+            };
+            time == "24:00"
+                || time.split_once(':').is_some_and(|(hour, minute)| number(hour, 24) && number(minute, 60))
         };
-        days_hold && hours.split_once('-').is_some_and(|(from, to)| from != to && is_time(from) && is_time(to))
+        days_hold
+            && hours.split_once('-').is_some_and(|(from, to)| from != to && is_time(from) && is_time(to))
     }
 }
 
@@ -284,7 +295,10 @@ impl Word for ImageSource {
         };
         match kind {
             "debian" if is_name(rest) => Ok(ImageSource::Debian(rest.to_owned())),
-            "debian" => Err(Refused::new(format!("`{rest}` is no suite of Debian")).mend("write it as debian:bookworm")),
+            "debian" => {
+                Err(Refused::new(format!("`{rest}` is no suite of Debian"))
+                    .mend("write it as debian:bookworm"))
+            }
             "host" => absolute(rest).map(ImageSource::Host),
             "dir" => absolute(rest).map(ImageSource::Dir),
             "tar" => absolute(rest).map(ImageSource::Tar),
@@ -305,7 +319,8 @@ fn absolute(text: &str) -> Result<PathBuf, Refused> {
     let path = Path::new(text);
     match path.is_absolute() && !text.contains('\0') {
         true => Ok(path.to_owned()),
-        false => Err(Refused::new(format!("`{text}` is no absolute path")).mend("write it from the root, as /srv/tesela/root")),
+        false => Err(Refused::new(format!("`{text}` is no absolute path"))
+            .mend("write it from the root, as /srv/tesela/root")),
     }
 }
 

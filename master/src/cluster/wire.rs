@@ -12,8 +12,8 @@ use super::problem::Problems;
 use super::read::{List, Named, Read, mapping, read_mapping};
 use super::tree::{Kind, Tree};
 use super::values::{
-    AbsolutePath, AddressRange, Duration, Edit, HostNet, Interface, KernelArg, Label, Mirror, Name, Number, Package,
-    Schedule, Service, Text,
+    AbsolutePath, AddressRange, Duration, Edit, HostNet, Interface, KernelArg, Label, Mirror, Name, Number,
+    Package, Schedule, Service, Text,
 };
 use super::{Mac, Uuid};
 
@@ -201,7 +201,10 @@ impl Read for MembersWire {
             Kind::Scalar(word) if word == "discover" => Some(MembersWire::Discover),
             other => {
                 problems
-                    .add(tree.span, format!("here belongs `discover` or a map of members, and this is {}", other.what()))
+                    .add(
+                        tree.span,
+                        format!("here belongs `discover` or a map of members, and this is {}", other.what()),
+                    )
                     .mend("write `discover`, or lines as [{id: 1, address: 192.168.0.1, count: 2}]");
                 None
             }
@@ -229,7 +232,10 @@ impl Read for ShareWire {
             Kind::Scalar(word) if word == "manual" => Some(ShareWire::Manual),
             other => {
                 problems
-                    .add(tree.span, format!("here belongs when the pool shares, and this is {}", other.what()))
+                    .add(
+                        tree.span,
+                        format!("here belongs when the pool shares, and this is {}", other.what()),
+                    )
                     .mend("write always, manual, or {schedule: \"mon-fri 20:00-07:00\", idle: 15m}");
                 None
             }
