@@ -45,7 +45,8 @@ fn entry(cluster: &Cluster, node: &Node, machine: Option<&Machine>) -> Map<Strin
     if machine.is_some() {
         set("trusted", Some(true.into()));
     }
-    set("kernel args", Some(kernel_args(cluster, node, machine.is_some()).into()));
+    let arguments = kernel_args(cluster, node, machine.is_some());
+    set("kernel args", (!arguments.is_empty()).then(|| arguments.into()));
     entry
 }
 

@@ -40,7 +40,7 @@ pub struct UpOptions {
 
 /// Brings a lab up and waits until all its nodes are members.
 ///
-/// When they do not become members the lab stays up, to be looked at; after any other error nothing is
+/// When they do not become members, or do not answer, the lab stays up, to be looked at; after any other error nothing is
 /// left of it.
 pub fn up(lab: &Lab, options: &UpOptions) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
@@ -60,7 +60,7 @@ pub fn up(lab: &Lab, options: &UpOptions) -> Result<(), Error> {
         Ok(()) => make_users(lab, &started),
         stuck => stuck,
     });
-    if watched.as_ref().is_err_and(|error| !matches!(error, Error::Stuck(_))) {
+    if watched.as_ref().is_err_and(|error| !matches!(error, Error::Stuck(_) | Error::NotReached { .. })) {
         namespace.remove()?;
     }
     watched
