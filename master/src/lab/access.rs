@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 use super::record::Record;
 use super::{Error, Lab, progress};
+use crate::keys;
 
 /// The ordinary account of every lab node.
 pub const USER: &str = "demo";
@@ -35,23 +37,21 @@ pub fn exec(lab: &Lab, node: &str, user: Option<&str>, words: &[OsString]) -> Re
             format!("{made}exec runuser -l {} -c {}", quoted(user), quoted(&command))
         }
     };
-    run(lab, node, &["-T"], &[command.into()])
+    run(lab, node, &[command.into()])
 }
 
 /// A shell on a node, on the caller's terminal; or whatever `words` say to ssh after the host.
 pub fn ssh(lab: &Lab, node: &str, words: &[OsString]) -> Result<ExitStatus, Error> {
-    run(lab, node, &[], words)
+    run(lab, node, words)
 }
 
-fn run(lab: &Lab, node: &str, options: &[&str], words: &[OsString]) -> Result<ExitStatus, Error> {
+fn run(lab: &Lab, node: &str, words: &[OsString]) -> Result<ExitStatus, Error> {
     let record = Record::read(lab)?;
     record.machine(node)?;
     let reached = lab.machine_dir(node).join(format!("reached.{}", std::process::id()));
     let (address, stage) = progress::address_of(lab, node)?;
     let address = address.ok_or_else(|| Error::NoAddress { name: node.to_owned(), stage: stage.clone() })?;
-    let status = ssh_command(lab, node, &reached)
-        .args(options)
-        .arg(format!("root@{address}"))
+    let status = ssh_command(lab, node, address, &reached)
         .args(words)
         .status()
         .map_err(Error::io("run", Path::new("nsenter")))?;
@@ -66,25 +66,12 @@ fn run(lab: &Lab, node: &str, options: &[&str], words: &[OsString]) -> Result<Ex
     Ok(status)
 }
 
-/// ssh without a question: the node's host key is signed by the cluster's CA, and so is ours.
-fn ssh_command(lab: &Lab, node: &str, reached: &Path) -> Command {
-    let keys = lab.master_state().join("keys");
+/// ssh without a question; it leaves the file `reached` once it is connected and let in.
+fn ssh_command(lab: &Lab, node: &str, address: Ipv4Addr, reached: &Path) -> Command {
     let mut ssh = lab.namespace().command("ssh");
-    ssh.args(["-F", "none", "-i"]).arg(keys.join("ssh_master"));
-    for option in [
-        format!("CertificateFile={}", keys.join("ssh_master-cert.pub").display()),
-        format!("UserKnownHostsFile={}", keys.join("ssh_known_hosts").display()),
-        format!("HostKeyAlias={node}"),
-        format!("LocalCommand=: > {}", quoted(&reached.display().to_string())),
-        "PermitLocalCommand=yes".into(),
-        "IdentitiesOnly=yes".into(),
-        "StrictHostKeyChecking=yes".into(),
-        "BatchMode=yes".into(),
-        "ConnectTimeout=10".into(),
-        "LogLevel=ERROR".into(),
-    ] {
-        ssh.arg("-o").arg(option);
-    }
+    ssh.args(["-o", "ConnectTimeout=10", "-o", "PermitLocalCommand=yes", "-o"])
+        .arg(format!("LocalCommand=: > {}", quoted(&reached.display().to_string())))
+        .args(keys::client_arguments(&lab.master_state().join("keys"), node, address, "root"));
     ssh
 }
 
