@@ -26,6 +26,8 @@ pub enum Firmware {
     Uefi,
     /// UEFI that boots only what Microsoft's keys have signed.
     Secure,
+    /// UEFI that boots by HTTP and not by PXE.
+    Http,
 }
 
 impl Firmware {
@@ -35,6 +37,7 @@ impl Firmware {
             Self::Bios => "bios",
             Self::Uefi => "uefi",
             Self::Secure => "secure",
+            Self::Http => "http",
         }
     }
 
@@ -42,7 +45,7 @@ impl Firmware {
     fn ovmf(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Bios => None,
-            Self::Uefi => Some(("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")),
+            Self::Uefi | Self::Http => Some(("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")),
             Self::Secure => Some(("OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd")),
         }
     }
@@ -134,6 +137,9 @@ impl Machine {
         }
         if self.firmware == Firmware::Secure {
             said.push("-global driver=cfi.pflash01,property=secure,value=on".into());
+        }
+        if self.firmware == Firmware::Http {
+            said.extend(["4", "6"].map(|ip| format!("-fw_cfg name=opt/org.tianocore/IPv{ip}PXESupport,string=n")));
         }
         said.iter().flat_map(|option| option.splitn(2, ' ').map(OsString::from)).collect()
     }
