@@ -139,7 +139,9 @@ impl Machine {
             said.push("-global driver=cfi.pflash01,property=secure,value=on".into());
         }
         if self.firmware == Firmware::Http {
-            said.extend(["4", "6"].map(|ip| format!("-fw_cfg name=opt/org.tianocore/IPv{ip}PXESupport,string=n")));
+            said.extend(
+                ["4", "6"].map(|ip| format!("-fw_cfg name=opt/org.tianocore/IPv{ip}PXESupport,string=n")),
+            );
         }
         said.iter().flat_map(|option| option.splitn(2, ' ').map(OsString::from)).collect()
     }
