@@ -140,10 +140,8 @@ impl Index {
     /// # Errors
     /// [`IndexError::Io`] if it cannot be read, [`IndexError::Corrupt`] if it does not hold.
     pub fn load(path: &Path) -> Result<Self, IndexError> {
-        let octets = std::fs::read(path).map_err(|source| IndexError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let octets =
+            std::fs::read(path).map_err(|source| IndexError::Io { path: path.to_owned(), source })?;
         Self::parse(&octets)
     }
 
@@ -174,23 +172,14 @@ impl Index {
     }
 
     fn entry_name(&self, entry: &Entry) -> &[u8] {
-        self.name(Span {
-            start: entry.name,
-            length: entry.length.into(),
-        })
+        self.name(Span { start: entry.name, length: entry.length.into() })
     }
 
     fn entries(&self, directory: Object) -> &[Entry] {
         match self.inode(directory) {
-            Some(Inode {
-                attributes:
-                    Attributes {
-                        kind: Kind::Directory,
-                        ..
-                    },
-                body,
-                ..
-            }) => &self.entries[body.start as usize..][..body.length as usize],
+            Some(Inode { attributes: Attributes { kind: Kind::Directory, .. }, body, .. }) => {
+                &self.entries[body.start as usize..][..body.length as usize]
+            }
             _ => &[],
         }
     }
@@ -202,22 +191,13 @@ impl Index {
 
     /// The first directory that has this object (the root is its own parent), and the name there.
     pub fn parent(&self, object: Object) -> Option<(Object, &[u8])> {
-        self.inode(object)
-            .map(|inode| (inode.parent, self.name(inode.name)))
+        self.inode(object).map(|inode| (inode.parent, self.name(inode.name)))
     }
 
     /// The target of a symbolic link; empty for anything else.
     pub fn target(&self, object: Object) -> &[u8] {
         match self.inode(object) {
-            Some(Inode {
-                attributes:
-                    Attributes {
-                        kind: Kind::Symlink,
-                        ..
-                    },
-                body,
-                ..
-            }) => self.name(*body),
+            Some(Inode { attributes: Attributes { kind: Kind::Symlink, .. }, body, .. }) => self.name(*body),
             _ => &[],
         }
     }
@@ -225,9 +205,7 @@ impl Index {
     /// The object of this name in a directory.
     pub fn lookup(&self, directory: Object, name: &[u8]) -> Option<Object> {
         let entries = self.entries(directory);
-        let at = entries
-            .binary_search_by(|entry| self.entry_name(entry).cmp(name))
-            .ok()?;
+        let at = entries.binary_search_by(|entry| self.entry_name(entry).cmp(name)).ok()?;
         Some(entries[at].object)
     }
 
@@ -237,15 +215,9 @@ impl Index {
     }
 
     /// The names of a directory with their objects from the `start`-th on, ordered by name (octets).
-    pub fn read_directory(
-        &self,
-        directory: Object,
-        start: usize,
-    ) -> impl Iterator<Item = (&[u8], Object)> {
+    pub fn read_directory(&self, directory: Object, start: usize) -> impl Iterator<Item = (&[u8], Object)> {
         let entries = self.entries(directory);
-        entries[start.min(entries.len())..]
-            .iter()
-            .map(|entry| (self.entry_name(entry), entry.object))
+        entries[start.min(entries.len())..].iter().map(|entry| (self.entry_name(entry), entry.object))
     }
 
     /// The object at a path below the root; symbolic links are not followed.

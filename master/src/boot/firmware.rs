@@ -2,43 +2,17 @@
 
 use crate::cluster::Loader;
 
-/// A machine's firmware by its client system architecture (RFC 4578 option 93, IANA's list).
+/// A machine's firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Firmware {
-    /// 0: BIOS.
+    /// BIOS, by PXE.
     Bios,
-    /// 7 and 9: UEFI on x86-64 by PXE.
+    /// UEFI on x86-64, by PXE.
     Uefi,
-    /// 16: UEFI HTTP Boot on x86-64.
+    /// UEFI on x86-64, by HTTP Boot.
     UefiHttp,
-    /// 15: UEFI HTTP Boot on 32-bit x86, and 6: UEFI on 32-bit x86. No loader exists in Debian.
-    Uefi32(u16),
-    /// Any other.
-    Other(u16),
-}
-
-impl Firmware {
-    /// By the number in option 93; a PXE client that sends none is a BIOS.
-    pub fn of(architecture: Option<u16>) -> Self {
-        match architecture {
-            None | Some(0) => Firmware::Bios,
-            Some(7 | 9) => Firmware::Uefi,
-            Some(16) => Firmware::UefiHttp,
-            Some(number @ (6 | 15)) => Firmware::Uefi32(number),
-            Some(number) => Firmware::Other(number),
-        }
-    }
-
-    /// As `tesela node list` shows it.
-    pub fn name(self) -> String {
-        match self {
-            Firmware::Bios => "bios".into(),
-            Firmware::Uefi => "uefi".into(),
-            Firmware::UefiHttp => "uefi-http".into(),
-            Firmware::Uefi32(_) => "uefi32".into(),
-            Firmware::Other(number) => format!("arch-{number}"),
-        }
-    }
+    /// One that no loader in Debian is for.
+    Other,
 }
 
 /// What asks: the firmware itself, or something that it loaded.
@@ -46,28 +20,12 @@ impl Firmware {
 pub enum Program {
     /// The firmware's own PXE or HTTP client.
     Firmware,
-    /// iPXE (user class `iPXE`): in ROM, or the one that it was sent.
+    /// iPXE: in ROM, or the one that it was sent.
     Ipxe,
-    /// stage1 of the initramfs (vendor class `tesela`).
+    /// stage1 of the initramfs.
     Stage1,
     /// Anything else: an installed system, a printer.
     Other,
-}
-
-impl Program {
-    /// By vendor class (option 60) and user class (option 77).
-    pub fn of(vendor_class: &[u8], user_class: &[u8]) -> Self {
-        // RFC 3004 wants a length before each class; iPXE sends its name bare.
-        if user_class == b"iPXE" || user_class == b"\x04iPXE" {
-            Program::Ipxe
-        } else if vendor_class.starts_with(b"PXEClient") || vendor_class.starts_with(b"HTTPClient") {
-            Program::Firmware
-        } else if vendor_class == b"tesela" {
-            Program::Stage1
-        } else {
-            Program::Other
-        }
-    }
 }
 
 /// What a machine is told to fetch next.
@@ -110,10 +68,7 @@ pub fn next(firmware: Firmware, program: Program, loader: Loader) -> Next {
         (_, Firmware::Uefi, Loader::Ipxe) => Next::Tftp(IPXE_EFI),
         (_, Firmware::UefiHttp, Loader::Auto | Loader::Grub) => Next::Http(SHIM),
         (_, Firmware::UefiHttp, Loader::Ipxe) => Next::Http(IPXE_EFI),
-        (_, Firmware::Uefi32(_), _) => {
-            Next::Refuse("its firmware is 32-bit UEFI, which Debian has no network loader for")
-        }
-        (_, Firmware::Other(_), _) => Next::Refuse("its firmware is none of BIOS and UEFI on x86-64"),
+        (_, Firmware::Other, _) => Next::Refuse("its firmware is none of BIOS and 64-bit UEFI"),
     }
 }
 
@@ -123,24 +78,13 @@ mod tests {
 
     #[test]
     fn every_firmware_gets_its_loader() {
-        let auto = |arch, program| next(Firmware::of(arch), program, Loader::Auto);
-        assert_eq!(auto(Some(0), Program::Firmware), Next::Tftp("undionly.kpxe"));
-        assert_eq!(auto(None, Program::Firmware), Next::Tftp("undionly.kpxe"));
-        assert_eq!(auto(Some(7), Program::Firmware), Next::Tftp("shimx64.efi"));
-        assert_eq!(auto(Some(9), Program::Firmware), Next::Tftp("shimx64.efi"));
-        assert_eq!(auto(Some(16), Program::Firmware), Next::Http("shimx64.efi"));
-        assert!(matches!(auto(Some(6), Program::Firmware), Next::Refuse(_)));
-        assert!(matches!(auto(Some(15), Program::Firmware), Next::Refuse(_)));
-        assert_eq!(auto(Some(0), Program::Ipxe), Next::Http("boot.ipxe"));
-        assert_eq!(auto(Some(7), Program::Stage1), Next::Nothing);
-    }
-
-    #[test]
-    fn programs_are_told_apart_by_their_classes() {
-        assert_eq!(Program::of(b"PXEClient:Arch:00000:UNDI:002001", b""), Program::Firmware);
-        assert_eq!(Program::of(b"PXEClient:Arch:00000:UNDI:002001", b"iPXE"), Program::Ipxe);
-        assert_eq!(Program::of(b"HTTPClient:Arch:00016", b""), Program::Firmware);
-        assert_eq!(Program::of(b"tesela", b""), Program::Stage1);
-        assert_eq!(Program::of(b"udhcp 1.35.0", b""), Program::Other);
+        let auto = |firmware, program| next(firmware, program, Loader::Auto);
+        assert_eq!(auto(Firmware::Bios, Program::Firmware), Next::Tftp("undionly.kpxe"));
+        assert_eq!(auto(Firmware::Uefi, Program::Firmware), Next::Tftp("shimx64.efi"));
+        assert_eq!(auto(Firmware::UefiHttp, Program::Firmware), Next::Http("shimx64.efi"));
+        assert!(matches!(auto(Firmware::Other, Program::Firmware), Next::Refuse(_)));
+        assert_eq!(auto(Firmware::Bios, Program::Ipxe), Next::Http("boot.ipxe"));
+        assert_eq!(auto(Firmware::Uefi, Program::Stage1), Next::Nothing);
+        assert!(matches!(next(Firmware::Bios, Program::Firmware, Loader::Grub), Next::Refuse(_)));
     }
 }

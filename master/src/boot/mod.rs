@@ -1,3 +1,19 @@
 //! The seam between machines and protocols: for a machine, which file or script comes next.
 
+mod accept;
+pub mod context;
+mod files;
 pub mod firmware;
+mod generation;
+mod images;
+mod site;
+
+pub use accept::{AcceptError, Acceptance};
+pub use files::{By, File, FileError, Request, neighbour};
+pub use generation::{Generation, adopted_name};
+pub use site::{ApplyError, Paths, Roots, Site, Tokens, applied_path, replace_file};
+
+/// TCP port of enrolment and of the agents' channel.
+pub const CONTROL_PORT: u16 = 7443;
+/// TCP port of NFS and MOUNT.
+pub const NFS_PORT: u16 = 2049;

@@ -1,15 +1,24 @@
 //! The command line: one file a noun. It reads flags and prints; the work is done elsewhere.
 
+mod api;
 mod check;
 mod file;
 mod init;
 mod lab;
+mod node;
 mod plan;
+mod serve;
+mod table;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use miette::IntoDiagnostic as _;
+
+use crate::inventory::Event;
+use crate::web::views::Applied;
 
 const DEFAULT_CONFIG: &str = "/etc/tesela/cluster.yaml";
 
@@ -69,11 +78,47 @@ enum Command {
     /// Virtual nodes that boot from this machine, in a private network.
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Runs all services, in the foreground.
+    Serve {
+        /// How the log is written.
+        #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+        log: LogFormat,
+    },
+    /// The nodes, and the machines that could be some.
+    #[command(subcommand)]
+    Node(node::Node),
+    /// Puts cluster.yaml and the templates in force on the running master, as a whole or not at all.
+    Apply,
+    /// Prints what a node sees at a path.
+    Render {
+        /// Which node.
+        node: String,
+        /// An absolute path on it.
+        path: String,
+    },
+    /// Follows what happens.
+    Events {
+        /// Begins with the newest so many.
+        #[arg(long, short = 'n', default_value_t = 20)]
+        lines: u32,
+        /// As JSON, one event a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the completion script for a shell.
     Completion {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// How a log is written.
+#[derive(clap::ValueEnum, Debug, Clone, Copy)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// Why a command did not do what it was told.
@@ -103,6 +148,11 @@ pub fn run() -> ExitCode {
         Command::Check(command) => check::run(common, command),
         Command::Plan(command) => plan::run(common, command),
         Command::Lab(command) => lab::run(common, command),
+        Command::Serve { log } => serve::run(common, *log),
+        Command::Node(command) => node::run(common, command),
+        Command::Apply => apply(common),
+        Command::Render { node, path } => render(common, node, path),
+        Command::Events { lines, json } => events(common, *lines, *json),
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "tesela", &mut std::io::stdout());
             Ok(())
@@ -117,4 +167,36 @@ pub fn run() -> ExitCode {
         Err(Failure::DoesNotHold) => ExitCode::from(2),
         Err(Failure::Status(status)) => status,
     }
+}
+
+fn apply(common: &Common) -> Outcome {
+    let applied: Applied = api::post(&common.socket, "/v1/apply", &())?;
+    match applied {
+        Applied { generation, changed: true } => println!("generation {generation} is in force"),
+        Applied { generation, .. } => {
+            println!("cluster.yaml is as it was (generation {generation}); the templates were read again");
+        }
+    }
+    Ok(())
+}
+
+fn render(common: &Common, node: &str, path: &str) -> Outcome {
+    let content = api::raw(&common.socket, &format!("/v1/nodes/{node}/file?path={}", api::escape(path)))?;
+    std::io::stdout().write_all(&content).into_diagnostic()?;
+    Ok(())
+}
+
+fn events(common: &Common, lines: u32, json: bool) -> Outcome {
+    api::lines(&common.socket, &format!("/v1/events?limit={lines}"), |line| {
+        match serde_json::from_str::<Event>(line) {
+            Ok(event) if !json => println!("{}", node::event_line(&event)),
+            _ => println!("{line}"),
+        }
+    })?;
+    Ok(())
+}
+
+fn print_json(value: &impl serde::Serialize) -> Outcome {
+    println!("{}", serde_json::to_string_pretty(value).into_diagnostic()?);
+    Ok(())
 }

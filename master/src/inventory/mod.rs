@@ -37,7 +37,7 @@ impl Timestamp {
 }
 
 /// A machine that was seen on the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Its hardware address.
     pub mac: Mac,
@@ -53,6 +53,8 @@ pub struct Machine {
     pub first_seen: Timestamp,
     /// When it was seen last.
     pub last_seen: Timestamp,
+    /// Whether it boots as a node without an entry in cluster.yaml (`unknown: boot`).
+    pub adopted: bool,
 }
 
 /// What one packet told of a machine.
@@ -199,6 +201,7 @@ impl Inventory {
             address: None,
             first_seen: now,
             last_seen: Timestamp(0),
+            adopted: false,
         });
         let before = machine.clone();
         machine.uuid = sighting.uuid.or(machine.uuid);
@@ -336,6 +339,21 @@ impl Inventory {
     /// The machine with this hardware address, if it was seen.
     pub fn machine(&self, mac: Mac) -> Option<Machine> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).machines.get(&mac).cloned()
+    }
+
+    /// A machine that was seen boots as a node from now on, without an entry in cluster.yaml.
+    pub fn adopt(&self, mac: Mac) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(machine) = state.machines.get_mut(&mac).filter(|machine| !machine.adopted) {
+            machine.adopted = true;
+            self.write(store::Write::Machine(machine.clone()));
+            self.event(None, Some(mac), None, "boots as a node without an entry".into());
+        }
+    }
+
+    /// Machines that boot without an entry, in the order of arrival.
+    pub fn adopted(&self) -> Vec<Mac> {
+        self.machines().into_iter().filter(|machine| machine.adopted).map(|machine| machine.mac).collect()
     }
 
     /// All machines, in the order of arrival.

@@ -15,7 +15,8 @@ CREATE TABLE IF NOT EXISTS machines (
     vendor       TEXT,
     address      TEXT,
     first_seen   INTEGER NOT NULL,
-    last_seen    INTEGER NOT NULL
+    last_seen    INTEGER NOT NULL,
+    adopted      INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS nodes (
     name         TEXT PRIMARY KEY,
@@ -59,29 +60,25 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
 }
 
 pub(super) fn load_machines(db: &Connection) -> rusqlite::Result<Vec<Machine>> {
-    let mut rows =
-        db.prepare("SELECT mac, uuid, firmware, vendor, address, first_seen, last_seen FROM machines")?;
+    let mut rows = db.prepare(
+        "SELECT mac, uuid, firmware, vendor, address, first_seen, last_seen, adopted FROM machines",
+    )?;
     let machines = rows.query_map([], |row| {
         let text = |i| row.get::<_, Option<String>>(i);
-        let mac: String = row.get(0)?;
-        Ok(mac.parse().ok().map(|mac| (mac, text(1), text(2), text(3), text(4), row.get(5), row.get(6))))
+        Ok(text(0)?.and_then(|mac| mac.parse().ok()).map(|mac| {
+            Ok::<_, rusqlite::Error>(Machine {
+                mac,
+                uuid: text(1)?.and_then(|text| text.parse().ok()),
+                firmware: text(2)?,
+                vendor: text(3)?,
+                address: text(4)?.and_then(|text| text.parse().ok()),
+                first_seen: Timestamp(row.get(5)?),
+                last_seen: Timestamp(row.get(6)?),
+                adopted: row.get(7)?,
+            })
+        }))
     })?;
-    let mut out = Vec::new();
-    for row in machines {
-        let Some((mac, uuid, firmware, vendor, address, first_seen, last_seen)) = row? else {
-            continue;
-        };
-        out.push(Machine {
-            mac,
-            uuid: uuid?.and_then(|text| text.parse().ok()),
-            firmware: firmware?,
-            vendor: vendor?,
-            address: address?.and_then(|text| text.parse().ok()),
-            first_seen: Timestamp(first_seen?),
-            last_seen: Timestamp(last_seen?),
-        });
-    }
-    Ok(out)
+    machines.filter_map(|row| row.transpose().map(|row| row.and_then(|machine| machine))).collect()
 }
 
 pub(super) fn load_nodes(db: &Connection) -> rusqlite::Result<Vec<(String, NodeState)>> {
@@ -154,8 +151,8 @@ fn write_batch(db: &mut Connection, batch: &[Write], since_trim: &mut usize) -> 
                 transaction
                     .prepare_cached(
                         "INSERT OR REPLACE INTO machines
-                         (mac, uuid, firmware, vendor, address, first_seen, last_seen)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                         (mac, uuid, firmware, vendor, address, first_seen, last_seen, adopted)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                     )?
                     .execute(params![
                         m.mac.to_string(),
@@ -165,6 +162,7 @@ fn write_batch(db: &mut Connection, batch: &[Write], since_trim: &mut usize) -> 
                         m.address.map(|address| address.to_string()),
                         m.first_seen.0,
                         m.last_seen.0,
+                        m.adopted,
                     ])?;
             }
             Write::Node(name, state) => {

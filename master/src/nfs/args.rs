@@ -73,9 +73,28 @@ impl Procedure {
     /// Its name in RFC 1813, in lower case.
     pub fn name(self) -> &'static str {
         [
-            "null", "getattr", "setattr", "lookup", "access", "readlink", "read", "write", "create", "mkdir",
-            "symlink", "mknod", "remove", "rmdir", "rename", "link", "readdir", "readdirplus", "fsstat", "fsinfo",
-            "pathconf", "commit",
+            "null",
+            "getattr",
+            "setattr",
+            "lookup",
+            "access",
+            "readlink",
+            "read",
+            "write",
+            "create",
+            "mkdir",
+            "symlink",
+            "mknod",
+            "remove",
+            "rmdir",
+            "rename",
+            "link",
+            "readdir",
+            "readdirplus",
+            "fsstat",
+            "fsinfo",
+            "pathconf",
+            "commit",
         ][self as usize]
     }
 

@@ -181,7 +181,9 @@ mod tests {
         assert!(peer.finish(key, b"done").is_empty());
         // The same address with another connection.
         assert_eq!(cache.peer(HERE).begin(key, || ()), Begin::Replay(Bytes::from_static(b"done")));
-        for other in [cache.key(2, 12, b"remove a"), cache.key(1, 13, b"remove a"), cache.key(1, 12, b"remove b")] {
+        for other in
+            [cache.key(2, 12, b"remove a"), cache.key(1, 13, b"remove a"), cache.key(1, 12, b"remove b")]
+        {
             assert_eq!(peer.begin(other, || ()), Begin::New);
         }
         let elsewhere = cache.peer("192.0.2.1".parse().unwrap());

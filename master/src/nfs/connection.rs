@@ -127,7 +127,11 @@ impl Connection {
     }
 
     /// Serves it until the client closes it or `shutdown` is called; calls in progress are still answered.
-    pub async fn serve(mut self, mut stream: TcpStream, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
+    pub async fn serve(
+        mut self,
+        mut stream: TcpStream,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ConnectionError> {
         let (mut input, output) = stream.split();
         let mut cancelled = pin!(shutdown.cancelled());
         let mut timer = pin!(tokio::time::sleep(TICK));

@@ -121,9 +121,6 @@ mod tests {
         put_attr(&mut out, &attr);
         let words: Vec<u32> =
             out.chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
-        assert_eq!(
-            words,
-            [4, 0o620, 2, 3, 4, 5, 6, 0, 7, 5, 1, 0, 8, 9, 10, 20, 21, 30, 31, 40, 41]
-        );
+        assert_eq!(words, [4, 0o620, 2, 3, 4, 5, 6, 0, 7, 5, 1, 0, 8, 9, 10, 20, 21, 30, 31, 40, 41]);
     }
 }

@@ -77,7 +77,8 @@ impl Memory {
     }
 
     fn resize(&self, nodes: &mut Nodes, id: u64, size: u64) -> Result<()> {
-        let Node { attr, body: Body::File(data), .. } = nodes.all.get(&id).ok_or(Status::NFS3ERR_STALE)? else {
+        let Node { attr, body: Body::File(data), .. } = nodes.all.get(&id).ok_or(Status::NFS3ERR_STALE)?
+        else {
             return Err(Status::NFS3ERR_INVAL);
         };
         if size > MAX_SIZE {

@@ -44,11 +44,8 @@ pub fn execute(
     match (version, procedure) {
         (_, 0) => {}
         (2, 3) => {
-            let (program, _version, protocol) = (
-                from.u32().map_err(garbage)?,
-                from.u32().map_err(garbage)?,
-                from.u32().map_err(garbage)?,
-            );
+            let (program, _version, protocol) =
+                (from.u32().map_err(garbage)?, from.u32().map_err(garbage)?, from.u32().map_err(garbage)?);
             out.put_u32(port(nfs.port(), program, protocol).into());
         }
         (2, 4) => {

@@ -5,9 +5,7 @@
 //! left out then, which tells the client not to trust what it holds.
 
 use super::args::{Arguments, MAX_IO, MAX_NAME, MAX_PATH, NodeType, Place, Scan};
-use super::encode::{
-    PLUS_ENTRY, put_attr, put_failed_wcc, put_handle, put_post, put_status, put_wcc,
-};
+use super::encode::{PLUS_ENTRY, put_attr, put_failed_wcc, put_handle, put_post, put_status, put_wcc};
 use super::fs::{Attr, Caller, FileSystem, Handle, Made, Make, Page, Result, SetAttr, Status, Wcc};
 use super::xdr::{Encode, length};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -89,7 +87,9 @@ impl Run<'_> {
                 self.out.put_slice(&fs.write_verifier());
                 Ok(())
             }
-            Arguments::Create { place, how } => self.make(place, |name| fs.create(who, &place.directory, name, how)),
+            Arguments::Create { place, how } => {
+                self.make(place, |name| fs.create(who, &place.directory, name, how))
+            }
             Arguments::MkDir { place, set } => self.make_as(place, Make::Directory, &set),
             Arguments::SymLink { place, set, target } => match target {
                 [] => self.make(place, |_| Err(Status::NFS3ERR_INVAL)),
@@ -210,7 +210,8 @@ impl Run<'_> {
     }
 
     fn readdir(&mut self, scan: &Scan, plus: bool) -> Result<()> {
-        let page = self.fs.readdir(self.who, &scan.directory, scan.cookie, scan.verifier, scan.max_bytes, plus);
+        let page =
+            self.fs.readdir(self.who, &scan.directory, scan.cookie, scan.verifier, scan.max_bytes, plus);
         let start = self.out.len();
         let page = self.or_post(&scan.directory, page)?;
         if self.put_page(&page, scan.max_bytes, plus) {

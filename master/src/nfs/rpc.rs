@@ -175,16 +175,15 @@ mod tests {
     use super::*;
 
     /// NULL of NFSv3 as the Linux kernel sends it when it mounts: AUTH_NONE, xid 0x6b3d1f2a.
-    const NULL: &str = "6b3d1f2a 00000000 00000002 000186a3 00000003 00000000 00000000 00000000 00000000 00000000";
+    const NULL: &str =
+        "6b3d1f2a 00000000 00000002 000186a3 00000003 00000000 00000000 00000000 00000000 00000000";
     /// GETATTR with AUTH_UNIX: stamp, machine "n1", uid 1000, gid 100, groups 4 and 27.
     const GETATTR: &str = "00000007 00000000 00000002 000186a3 00000003 00000001 \
         00000001 00000024 01020304 00000002 6e310000 000003e8 00000064 00000003 00000004 0000001b 00000064 \
         00000000 00000000 00000004 cafebabe";
 
     fn words(hex: &str) -> Vec<u8> {
-        hex.split_whitespace()
-            .flat_map(|word| u32::from_str_radix(word, 16).unwrap().to_be_bytes())
-            .collect()
+        hex.split_whitespace().flat_map(|word| u32::from_str_radix(word, 16).unwrap().to_be_bytes()).collect()
     }
 
     fn denial(words: &[u32]) -> Denial {

@@ -158,7 +158,13 @@ impl Server {
         Some(reply)
     }
 
-    async fn connection(self, stream: TcpStream, peer: SocketAddr, place: Place, shutdown: CancellationToken) {
+    async fn connection(
+        self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: Place,
+        shutdown: CancellationToken,
+    ) {
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%peer, %error, "a socket option was refused");
         }

@@ -28,16 +28,12 @@ impl Index {
             file.sync_all()?;
             std::fs::rename(&beside, path)
         };
-        write().map_err(|source| IndexError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        write().map_err(|source| IndexError::Io { path: path.to_owned(), source })
     }
 
     /// The octets of the index file.
     pub fn encode(&self) -> Vec<u8> {
-        let size =
-            HEADER + self.inodes.len() * INODE + self.entries.len() * ENTRY + self.names.len();
+        let size = HEADER + self.inodes.len() * INODE + self.entries.len() * ENTRY + self.names.len();
         let mut out = Vec::with_capacity(size + DIGEST);
         out.extend_from_slice(MAGIC);
         for length in [self.inodes.len(), self.entries.len(), self.names.len()] {
@@ -64,12 +60,8 @@ impl Index {
     /// [`IndexError::Corrupt`] with what does not hold.
     pub fn parse(octets: &[u8]) -> Result<Self, IndexError> {
         let corrupt = IndexError::Corrupt;
-        let (body, digest) = octets
-            .split_last_chunk::<DIGEST>()
-            .ok_or(corrupt("too short"))?;
-        let rest = body
-            .strip_prefix(MAGIC)
-            .ok_or(corrupt("not an index of this version"))?;
+        let (body, digest) = octets.split_last_chunk::<DIGEST>().ok_or(corrupt("too short"))?;
+        let rest = body.strip_prefix(MAGIC).ok_or(corrupt("not an index of this version"))?;
         if blake3::hash(body) != *digest {
             return Err(corrupt("its checksum does not match"));
         }
@@ -83,46 +75,28 @@ impl Index {
         if inodes == 0 || inodes >= MAX_INODES {
             return Err(corrupt("no inodes, or too many"));
         }
-        let inodes = (0..inodes)
-            .map(|_| decode_inode(&mut reader))
-            .collect::<Result<_, _>>()?;
+        let inodes = (0..inodes).map(|_| decode_inode(&mut reader)).collect::<Result<_, _>>()?;
         let entries = (0..entries)
-            .map(|_| {
-                Ok(Entry {
-                    object: reader.u32()?,
-                    name: reader.u32()?,
-                    length: reader.u8()?,
-                })
-            })
+            .map(|_| Ok(Entry { object: reader.u32()?, name: reader.u32()?, length: reader.u8()? }))
             .collect::<Result<_, IndexError>>()?;
-        let index = Self {
-            inodes,
-            entries,
-            names: reader.0.to_vec(),
-        };
+        let index = Self { inodes, entries, names: reader.0.to_vec() };
         index.check().map_err(corrupt)?;
         Ok(index)
     }
 
     /// That every number leads somewhere, every directory is a tree's and sorted, and links add up.
     fn check(&self) -> Result<(), &'static str> {
-        let within = |span: Span, length: usize| {
-            u64::from(span.start) + u64::from(span.length) <= length as u64
-        };
+        let within =
+            |span: Span, length: usize| u64::from(span.start) + u64::from(span.length) <= length as u64;
         let mut names = vec![0_u32; self.inodes.len()];
         let mut subdirectories = vec![0_u32; self.inodes.len()];
         for entry in &self.entries {
-            let span = Span {
-                start: entry.name,
-                length: entry.length.into(),
-            };
+            let span = Span { start: entry.name, length: entry.length.into() };
             if !within(span, self.names.len()) {
                 return Err("a name outside the names");
             }
             let name = self.name(span);
-            if matches!(name, b"" | b"." | b"..")
-                || name.iter().any(|octet| matches!(octet, 0 | b'/'))
-            {
+            if matches!(name, b"" | b"." | b"..") || name.iter().any(|octet| matches!(octet, 0 | b'/')) {
                 return Err("a name that is none");
             }
         }
@@ -135,10 +109,7 @@ impl Index {
             if !body_within || !within(inode.name, self.names.len()) {
                 return Err("an inode that points outside");
             }
-            if inode.parent > number
-                || (inode.parent == number) != (number == ROOT)
-                || inode.parent == 0
-            {
+            if inode.parent > number || (inode.parent == number) != (number == ROOT) || inode.parent == 0 {
                 return Err("a parent that is not above");
             }
             if inode.attributes.kind != Kind::Directory {
@@ -153,9 +124,7 @@ impl Index {
                 return Err("a directory that is not sorted");
             }
             for entry in entries {
-                let child = self
-                    .inode(entry.object)
-                    .ok_or("an entry without an inode")?;
+                let child = self.inode(entry.object).ok_or("an entry without an inode")?;
                 let at = entry.object as usize - 1;
                 names[at] += 1;
                 if child.attributes.kind == Kind::Directory {
@@ -172,11 +141,7 @@ impl Index {
         for (number, inode) in (ROOT..).zip(&self.inodes) {
             let at = number as usize - 1;
             let is_directory = inode.attributes.kind == Kind::Directory;
-            let links = if is_directory {
-                2 + subdirectories[at]
-            } else {
-                names[at]
-            };
+            let links = if is_directory { 2 + subdirectories[at] } else { names[at] };
             let named = if number == ROOT {
                 is_directory && names[at] == 0 && inode.name.length == 0
             } else {
@@ -195,15 +160,7 @@ fn put(out: &mut Vec<u8>, number: u32) {
 }
 
 fn encode_inode(inode: &Inode, out: &mut Vec<u8>) {
-    let Attributes {
-        kind,
-        mode,
-        uid,
-        gid,
-        nlink,
-        mtime,
-        ctime,
-    } = inode.attributes;
+    let Attributes { kind, mode, uid, gid, nlink, mtime, ctime } = inode.attributes;
     let device = |major: u32, minor: u32| u64::from(major) << 32 | u64::from(minor);
     let (code, value) = match kind {
         Kind::File(size) => (1, size),
@@ -257,50 +214,23 @@ fn decode_inode(reader: &mut Reader) -> Result<Inode, IndexError> {
         return Err(IndexError::Corrupt("a mode that is none"));
     }
     let [nlink, uid, gid] = [reader.u32()?, reader.u32()?, reader.u32()?];
-    let mut time = || {
-        Ok(Time {
-            seconds: reader.u32()?,
-            nanos: reader.u32()?,
-        })
-    };
+    let mut time = || Ok(Time { seconds: reader.u32()?, nanos: reader.u32()? });
     let (mtime, ctime): (Time, Time) = (time()?, time()?);
     if mtime.nanos >= 1_000_000_000 || ctime.nanos >= 1_000_000_000 {
         return Err(IndexError::Corrupt("a time that is none"));
     }
-    let attributes = Attributes {
-        kind,
-        mode,
-        uid,
-        gid,
-        nlink,
-        mtime,
-        ctime,
-    };
+    let attributes = Attributes { kind, mode, uid, gid, nlink, mtime, ctime };
     let parent = reader.u32()?;
-    let name = Span {
-        start: reader.u32()?,
-        length: name_length.into(),
-    };
-    let body = Span {
-        start: reader.u32()?,
-        length: reader.u32()?,
-    };
-    Ok(Inode {
-        attributes,
-        parent,
-        name,
-        body,
-    })
+    let name = Span { start: reader.u32()?, length: name_length.into() };
+    let body = Span { start: reader.u32()?, length: reader.u32()? };
+    Ok(Inode { attributes, parent, name, body })
 }
 
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], IndexError> {
-        let (head, rest) = self
-            .0
-            .split_first_chunk()
-            .ok_or(IndexError::Corrupt("too short"))?;
+        let (head, rest) = self.0.split_first_chunk().ok_or(IndexError::Corrupt("too short"))?;
         self.0 = rest;
         Ok(*head)
     }
@@ -323,11 +253,7 @@ pub fn fuzz(data: &[u8]) {
     let Ok(index) = Index::parse(&octets) else {
         return;
     };
-    assert_eq!(
-        index.encode(),
-        octets,
-        "an index reads back as it was written"
-    );
+    assert_eq!(index.encode(), octets, "an index reads back as it was written");
     for object in 1..=index.len() {
         assert!(index.attributes(object).is_some() && index.path(object).is_some());
         assert!(index.read_directory(object, 0).count() == index.entry_count(object));

@@ -6,9 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{
-    Attributes, Entry, Index, IndexError, Inode, Kind, MAX_INODES, Object, ROOT, Span, Time,
-};
+use super::{Attributes, Entry, Index, IndexError, Inode, Kind, MAX_INODES, Object, ROOT, Span, Time};
 
 /// The index of the tree at `root`, as the tree says.
 ///
@@ -26,23 +24,13 @@ pub fn scan(root: &Path) -> Result<Index, IndexError> {
 ///
 /// # Errors
 /// As [`scan`].
-pub fn scan_with(
-    root: &Path,
-    mut adjust: impl FnMut(&Path, &mut Attributes),
-) -> Result<Index, IndexError> {
+pub fn scan_with(root: &Path, mut adjust: impl FnMut(&Path, &mut Attributes)) -> Result<Index, IndexError> {
     let metadata = root.symlink_metadata().map_err(|source| io(root, source))?;
     if !metadata.is_dir() {
-        return Err(IndexError::Tree {
-            path: root.to_owned(),
-            what: "not a directory",
-        });
+        return Err(IndexError::Tree { path: root.to_owned(), what: "not a directory" });
     }
     let mut builder = Builder {
-        index: Index {
-            inodes: Vec::new(),
-            entries: Vec::new(),
-            names: Vec::new(),
-        },
+        index: Index { inodes: Vec::new(), entries: Vec::new(), names: Vec::new() },
         links: HashMap::new(),
         device: metadata.dev(),
         adjust: &mut adjust,
@@ -60,10 +48,7 @@ pub fn scan_with(
 }
 
 fn io(path: &Path, source: std::io::Error) -> IndexError {
-    IndexError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    IndexError::Io { path: path.to_owned(), source }
 }
 
 struct Builder<'a> {
@@ -85,9 +70,7 @@ impl Builder<'_> {
         let path = root.join(relative);
         let mut names = std::fs::read_dir(&path)
             .and_then(|entries| {
-                entries
-                    .map(|entry| Ok(entry?.file_name().into_vec()))
-                    .collect::<Result<Vec<_>, _>>()
+                entries.map(|entry| Ok(entry?.file_name().into_vec())).collect::<Result<Vec<_>, _>>()
             })
             .map_err(|source| io(&path, source))?;
         names.sort_unstable();
@@ -95,9 +78,7 @@ impl Builder<'_> {
         for name in names {
             let name_of = std::ffi::OsStr::from_bytes(&name);
             let (full, relative) = (path.join(name_of), relative.join(name_of));
-            let metadata = full
-                .symlink_metadata()
-                .map_err(|source| io(&full, source))?;
+            let metadata = full.symlink_metadata().map_err(|source| io(&full, source))?;
             if metadata.dev() != self.device {
                 let what = "another file system is mounted here; unmount it first";
                 return Err(IndexError::Tree { path: full, what });
@@ -119,15 +100,9 @@ impl Builder<'_> {
                 self.inode(directory).attributes.nlink += 1;
                 further.push_back((object, relative));
             }
-            let length = u8::try_from(name.len()).map_err(|_| IndexError::Tree {
-                path: full,
-                what: "the name is over 255 octets",
-            })?;
-            self.index.entries.push(Entry {
-                object,
-                name: span.start,
-                length,
-            });
+            let length = u8::try_from(name.len())
+                .map_err(|_| IndexError::Tree { path: full, what: "the name is over 255 octets" })?;
+            self.index.entries.push(Entry { object, name: span.start, length });
         }
         let length = count(self.index.entries.len())? - start;
         self.inode(directory).body = Span { start, length };
@@ -164,27 +139,16 @@ impl Builder<'_> {
         if fixed(kind) || fixed(attributes.kind) {
             attributes.kind = kind;
         }
-        self.index.inodes.push(Inode {
-            attributes,
-            parent,
-            name,
-            body,
-        });
+        self.index.inodes.push(Inode { attributes, parent, name, body });
         let number = count(self.index.inodes.len())?;
         if number >= MAX_INODES {
-            return Err(IndexError::Tree {
-                path: full.to_owned(),
-                what: "over 2²⁸ inodes",
-            });
+            return Err(IndexError::Tree { path: full.to_owned(), what: "over 2²⁸ inodes" });
         }
         Ok(number)
     }
 
     fn put_name(&mut self, name: &[u8]) -> Result<Span, IndexError> {
-        let span = Span {
-            start: count(self.index.names.len())?,
-            length: count(name.len())?,
-        };
+        let span = Span { start: count(self.index.names.len())?, length: count(name.len())? };
         self.index.names.extend_from_slice(name);
         count(self.index.names.len())?;
         Ok(span)
@@ -193,10 +157,7 @@ impl Builder<'_> {
 
 fn count(length: usize) -> Result<u32, IndexError> {
     let what = "more than an index can hold";
-    u32::try_from(length).map_err(|_| IndexError::Tree {
-        path: PathBuf::new(),
-        what,
-    })
+    u32::try_from(length).map_err(|_| IndexError::Tree { path: PathBuf::new(), what })
 }
 
 fn attributes(metadata: &Metadata) -> Attributes {
@@ -218,15 +179,9 @@ fn attributes(metadata: &Metadata) -> Attributes {
         Kind::File(metadata.len())
     };
     let time = |seconds: i64, nanos: i64| match u32::try_from(seconds) {
-        Ok(seconds) => Time {
-            seconds,
-            nanos: u32::try_from(nanos).unwrap_or(0),
-        },
+        Ok(seconds) => Time { seconds, nanos: u32::try_from(nanos).unwrap_or(0) },
         Err(_) if seconds < 0 => Time::default(),
-        Err(_) => Time {
-            seconds: u32::MAX,
-            nanos: 0,
-        },
+        Err(_) => Time { seconds: u32::MAX, nanos: 0 },
     };
     Attributes {
         kind,

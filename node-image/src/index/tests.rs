@@ -26,30 +26,13 @@ fn a_tree_is_read_back_from_its_file() {
 
     assert_eq!(index.len(), 6);
     let truth = index.find(Path::new("usr/bin/true")).unwrap();
-    assert_eq!(
-        index.find(Path::new("/usr/bin/also")),
-        Some(truth),
-        "hard links share a number"
-    );
+    assert_eq!(index.find(Path::new("/usr/bin/also")), Some(truth), "hard links share a number");
     let attributes = index.attributes(truth).unwrap();
-    assert_eq!(
-        (attributes.kind, attributes.mode, attributes.nlink),
-        (Kind::File(4), 0o4755, 2)
-    );
+    assert_eq!((attributes.kind, attributes.mode, attributes.nlink), (Kind::File(4), 0o4755, 2));
     assert_eq!(index.path(truth).unwrap(), Path::new("usr/bin/also"));
-    assert_eq!(
-        index.target(index.find(Path::new("bin")).unwrap()),
-        b"usr/bin"
-    );
-    assert_eq!(
-        index.find(Path::new("bin/true")),
-        None,
-        "symbolic links are not followed"
-    );
-    let names: Vec<_> = index
-        .read_directory(ROOT, 1)
-        .map(|(name, _)| name.to_vec())
-        .collect();
+    assert_eq!(index.target(index.find(Path::new("bin")).unwrap()), b"usr/bin");
+    assert_eq!(index.find(Path::new("bin/true")), None, "symbolic links are not followed");
+    let names: Vec<_> = index.read_directory(ROOT, 1).map(|(name, _)| name.to_vec()).collect();
     assert_eq!(names, [b"fifo".to_vec(), b"usr".to_vec()]);
     assert_eq!(index.attributes(ROOT).unwrap().nlink, 3);
     assert_eq!(index.attributes(0), None);
@@ -69,15 +52,8 @@ fn what_the_tree_lacks_is_put_in() {
         }
     })
     .unwrap();
-    let at = |path: &str| {
-        *index
-            .attributes(index.find(Path::new(path)).unwrap())
-            .unwrap()
-    };
-    assert_eq!(
-        (at("usr/bin/true").kind, at("").uid),
-        (Kind::Char(1, 3), 12)
-    );
+    let at = |path: &str| *index.attributes(index.find(Path::new(path)).unwrap()).unwrap();
+    assert_eq!((at("usr/bin/true").kind, at("").uid), (Kind::Char(1, 3), 12));
     assert_eq!(at("usr").kind, Kind::Directory);
 }
 

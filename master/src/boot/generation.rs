@@ -1,0 +1,110 @@
+//! One generation of the cluster: what `apply` swaps in as a whole.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::cluster::{Choice, Cluster, Mac, Node, Uuid};
+use crate::render::{self, RenderedFile, Templates};
+
+use super::context;
+
+/// A cluster that holds, with everything rendered from it. Immutable.
+pub struct Generation {
+    /// Counts the applied clusters.
+    pub number: u64,
+    /// cluster.yaml as it was applied.
+    pub text: String,
+    /// What it says.
+    pub cluster: Cluster,
+    /// Machines that boot as nodes without an entry (`unknown: boot`), behind those of the file.
+    nodes: Vec<Node>,
+    templates: Templates,
+    by_name: HashMap<String, usize>,
+    by_mac: HashMap<Mac, usize>,
+    by_uuid: HashMap<Uuid, usize>,
+    by_address: HashMap<Ipv4Addr, usize>,
+}
+
+impl Generation {
+    /// Loads the templates for a cluster. `adopted`: MACs of machines that boot without an entry.
+    pub fn new(
+        number: u64,
+        text: String,
+        cluster: Cluster,
+        adopted: &[Mac],
+        overrides: &Path,
+        keys: &context::Keys,
+    ) -> Result<Self, render::Error> {
+        let mut nodes = cluster.nodes.clone();
+        nodes.extend(adopted.iter().filter_map(|mac| adopted_node(&cluster, *mac)));
+        let templates = Templates::load(Some(overrides), &context::common(&cluster, &nodes, keys))?;
+        let mut by_name = HashMap::new();
+        let mut by_mac = HashMap::new();
+        let mut by_uuid = HashMap::new();
+        let mut by_address = HashMap::new();
+        for (i, node) in nodes.iter().enumerate() {
+            by_name.insert(node.name.clone(), i);
+            by_mac.extend(node.mac.as_ref().map(|mac| (mac.value, i)));
+            by_uuid.extend(node.uuid.as_ref().map(|uuid| (uuid.value, i)));
+            by_address.extend(node.address.as_ref().map(|address| (address.value, i)));
+        }
+        Ok(Self { number, text, cluster, nodes, templates, by_name, by_mac, by_uuid, by_address })
+    }
+
+    /// All nodes: those of the file in its order, then the adopted ones.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.by_name.get(name).map(|i| &self.nodes[*i])
+    }
+
+    /// The node that a machine is. A UUID counts before a MAC: docks and dongles share MACs.
+    pub fn node_of(&self, mac: Mac, uuid: Option<Uuid>) -> Option<&Node> {
+        uuid.and_then(|uuid| self.by_uuid.get(&uuid))
+            .or_else(|| self.by_mac.get(&mac))
+            .map(|i| &self.nodes[*i])
+    }
+
+    /// The node with this fixed address.
+    pub fn node_at(&self, address: Ipv4Addr) -> Option<&Node> {
+        self.by_address.get(&address).map(|i| &self.nodes[*i])
+    }
+
+    /// What a node's root gets from the templates. `address`: the one it holds, where it has no fixed one.
+    pub fn rendered(
+        &self,
+        node: &Node,
+        address: Option<Ipv4Addr>,
+    ) -> Result<Vec<RenderedFile>, render::Error> {
+        self.templates.root_of(&context::node(&self.cluster, node, address))
+    }
+
+    /// One of the loaders' scripts.
+    pub fn script<T: serde::Serialize>(&self, name: &str, variables: &T) -> Result<String, render::Error> {
+        self.templates.boot(name, variables)
+    }
+}
+
+/// The node that an unknown machine is under `unknown: boot`.
+fn adopted_node(cluster: &Cluster, mac: Mac) -> Option<Node> {
+    let profile = cluster.master.unknown_profile.as_ref()?;
+    let settings = Arc::new(cluster.profiles.get(profile)?.clone());
+    Some(Node {
+        name: adopted_name(mac),
+        line: 0,
+        mac: Some(crate::cluster::Sourced { value: mac, origin: crate::cluster::Origin::Default }),
+        uuid: None,
+        address: None,
+        choices: vec![Choice { profile: profile.clone(), settings }],
+    })
+}
+
+/// The name of a machine that boots without an entry: `m` and its MAC's digits.
+pub fn adopted_name(mac: Mac) -> String {
+    mac.0.iter().fold(String::from("m"), |name, octet| format!("{name}{octet:02x}"))
+}

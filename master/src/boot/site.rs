@@ -1,0 +1,307 @@
+//! The cluster in force and what is known of its machines, for all services.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+
+use crate::cluster::{self, Cluster, Effect, Mac, Node, Problems, Uuid};
+use crate::inventory::{Inventory, Machine, Sighting};
+use crate::render::{self, RenderedFile};
+
+use super::{Generation, context};
+
+/// Where a master's files are.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// cluster.yaml.
+    pub config: PathBuf,
+    /// `/var/lib/tesela`.
+    pub state: PathBuf,
+    /// `/etc/tesela/templates`.
+    pub templates: PathBuf,
+}
+
+/// Why a cluster was not applied: the one in force goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// cluster.yaml cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It does not hold.
+    #[error("{0}")]
+    DoesNotHold(Box<Problems>),
+    /// A template fails.
+    #[error("{0}")]
+    Template(#[from] render::Error),
+    /// The state directory takes no writes.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something of the master's that the running services cannot follow.
+    #[error("`master: {0}` changed, which takes a restart of the services: `systemctl restart tesela`")]
+    NeedsRestart(String),
+}
+
+/// Gives out the one-time tokens with which stage1 enrols.
+pub trait Tokens: Send + Sync {
+    /// A token for this node; `address`: the one that it will enrol from, where that is sure.
+    fn issue(&self, node: &str, address: Option<Ipv4Addr>) -> String;
+    /// The node's loader has fetched a file: the token's life starts anew.
+    fn fetched(&self, node: &str);
+}
+
+/// The nodes' roots, which follow the cluster in force.
+pub trait Roots: Send + Sync {
+    /// A new generation is in force.
+    fn follow(&self, site: &Site);
+    /// A node holds another address than before, and what is rendered from it changes.
+    fn moved(&self, site: &Site, node: &str, address: Ipv4Addr);
+    /// A node boots and is about to mount its root. `Err` says why it cannot.
+    fn booting(&self, site: &Site, node: &str) -> Result<(), String>;
+    /// The content of a path as the node sees it now; `Err` says why there is none.
+    fn read(&self, node: &str, path: &str) -> Result<Vec<u8>, String>;
+    /// The paths where a node's own version was kept aside for the template's.
+    fn conflicts(&self, node: &str) -> Vec<String>;
+}
+
+/// The cluster in force.
+pub struct Site {
+    /// What was learnt of the machines.
+    pub inventory: Arc<Inventory>,
+    paths: Paths,
+    keys: context::Keys,
+    tokens: Arc<dyn Tokens>,
+    roots: OnceLock<Arc<dyn Roots>>,
+    current: ArcSwap<Generation>,
+    /// Held by whoever makes the next generation.
+    changing: Mutex<()>,
+    /// Addresses that nodes without a fixed one hold now.
+    held: RwLock<HashMap<String, Ipv4Addr>>,
+}
+
+impl Site {
+    /// Loads `paths.config`.
+    pub fn open(
+        paths: Paths,
+        inventory: Arc<Inventory>,
+        keys: context::Keys,
+        tokens: Arc<dyn Tokens>,
+    ) -> Result<Self, ApplyError> {
+        let text = read(&paths.config)?;
+        let cluster = parse(&text, &paths.config)?;
+        let number = applied_number(&paths.state).max(1);
+        let adopted = inventory.adopted();
+        let generation = Generation::new(number, text, cluster, &adopted, &paths.templates, &keys)?;
+        render_all(&generation)?;
+        store_applied(&paths.state, &generation)?;
+        Ok(Self {
+            inventory,
+            paths,
+            keys,
+            tokens,
+            roots: OnceLock::new(),
+            current: ArcSwap::from_pointee(generation),
+            changing: Mutex::new(()),
+            held: RwLock::default(),
+        })
+    }
+
+    /// The name of the cluster that cluster.yaml describes: its keys are made for it.
+    pub fn cluster_name(paths: &Paths) -> Result<String, ApplyError> {
+        Ok(parse(&read(&paths.config)?, &paths.config)?.name)
+    }
+
+    /// Says who serves the roots; once, before the services start.
+    pub fn serve_roots(&self, roots: Arc<dyn Roots>) {
+        roots.follow(self);
+        if self.roots.set(roots).is_err() {
+            tracing::error!("who serves the roots is said twice; the first one stays");
+        }
+    }
+
+    /// Who serves the roots.
+    pub fn roots(&self) -> Option<&dyn Roots> {
+        self.roots.get().map(AsRef::as_ref)
+    }
+
+    /// Public halves of the cluster's keys.
+    pub fn keys(&self) -> &context::Keys {
+        &self.keys
+    }
+
+    /// Who gives out tokens.
+    pub(super) fn tokens(&self) -> &dyn Tokens {
+        &*self.tokens
+    }
+
+    /// The generation in force.
+    pub fn current(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+
+    /// Where the files are.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Reads cluster.yaml and the templates again and puts them in force as a whole, or changes nothing.
+    pub fn apply(&self) -> Result<Arc<Generation>, ApplyError> {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = read(&self.paths.config)?;
+        let cluster = parse(&text, &self.paths.config)?;
+        let before = self.current();
+        let restarting = cluster::plan(&before.cluster, &cluster).master;
+        let restarting: Vec<_> =
+            restarting.into_iter().filter(|change| change.effect >= Effect::Restart).map(|c| c.setting).collect();
+        if !restarting.is_empty() {
+            return Err(ApplyError::NeedsRestart(restarting.join(", ")));
+        }
+        let number = before.number + u64::from(text != before.text);
+        self.put_in_force(number, text, cluster)
+    }
+
+    /// Reads the templates again; the cluster stays as it was applied, whatever cluster.yaml says by now.
+    pub fn reload_templates(&self) -> Result<Arc<Generation>, ApplyError> {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.current();
+        self.put_in_force(now.number, now.text.clone(), now.cluster.clone())
+    }
+
+    /// A machine without an entry becomes a node (`unknown: boot`).
+    pub fn adopt(&self, mac: Mac) -> Result<Arc<Generation>, ApplyError> {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inventory.adopt(mac);
+        let now = self.current();
+        self.put_in_force(now.number, now.text.clone(), now.cluster.clone())
+    }
+
+    fn put_in_force(
+        &self,
+        number: u64,
+        text: String,
+        cluster: Cluster,
+    ) -> Result<Arc<Generation>, ApplyError> {
+        let adopted = self.inventory.adopted();
+        let next = Generation::new(number, text, cluster, &adopted, &self.paths.templates, &self.keys)?;
+        render_all(&next)?;
+        store_applied(&self.paths.state, &next)?;
+        let next = Arc::new(next);
+        self.current.store(Arc::clone(&next));
+        if let Some(roots) = self.roots() {
+            roots.follow(self);
+        }
+        Ok(next)
+    }
+
+    /// A node without a fixed address holds this one now.
+    pub fn hold(&self, node: &str, address: Ipv4Addr) {
+        let before = {
+            let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+            // An address has one holder: whoever had it before has it no longer.
+            held.retain(|name, other| *other != address || name == node);
+            held.insert(node.into(), address)
+        };
+        if before != Some(address)
+            && let Some(roots) = self.roots()
+        {
+            roots.moved(self, node, address);
+        }
+    }
+
+    /// The address of a node: its fixed one, or the one that it holds.
+    pub fn address_of(&self, node: &Node) -> Option<Ipv4Addr> {
+        let held = || self.held.read().unwrap_or_else(PoisonError::into_inner).get(&node.name).copied();
+        node.address.as_ref().map(|address| address.value).or_else(held)
+    }
+
+    /// The name of the node at an address.
+    pub fn node_at(&self, address: Ipv4Addr) -> Option<String> {
+        if let Some(node) = self.current().node_at(address) {
+            return Some(node.name.clone());
+        }
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.iter().find(|(_, holder)| **holder == address).map(|(name, _)| name.clone())
+    }
+
+    /// What a node sees at each templated path.
+    pub fn rendered(&self, node: &Node) -> Result<Vec<RenderedFile>, render::Error> {
+        self.current().rendered(node, self.address_of(node))
+    }
+
+    /// The machines that were seen and are no node.
+    pub fn unknown_machines(&self) -> Vec<Machine> {
+        let generation = self.current();
+        let mut machines = self.inventory.machines();
+        machines.retain(|machine| generation.node_of(machine.mac, machine.uuid).is_none());
+        machines
+    }
+
+    /// What is known of a machine, for the inventory's calls.
+    pub fn sighting(&self, mac: Mac, uuid: Option<Uuid>, address: Option<Ipv4Addr>) -> Sighting {
+        let known = self.inventory.machine(mac);
+        Sighting {
+            mac,
+            uuid: uuid.or(known.as_ref().and_then(|m| m.uuid)),
+            firmware: None,
+            vendor: None,
+            address: address.or(known.and_then(|m| m.address)),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, ApplyError> {
+    std::fs::read_to_string(path).map_err(|source| ApplyError::Read { path: path.into(), source })
+}
+
+fn parse(text: &str, path: &Path) -> Result<Cluster, ApplyError> {
+    cluster::parse(text, &path.to_string_lossy())
+        .map_err(|problems| ApplyError::DoesNotHold(Box::new(problems)))
+}
+
+/// Every node's files must render before any node sees one of them.
+fn render_all(generation: &Generation) -> Result<(), render::Error> {
+    generation.nodes().iter().try_for_each(|node| generation.rendered(node, None).map(drop))
+}
+
+/// `STATE/applied.yaml` is the cluster in force, its first line the number of its generation.
+pub fn applied_path(state: &Path) -> PathBuf {
+    state.join("applied.yaml")
+}
+
+const NUMBER_LINE: &str = "# tesela generation ";
+
+fn applied_number(state: &Path) -> u64 {
+    let Ok(text) = std::fs::read_to_string(applied_path(state)) else { return 0 };
+    let first = text.lines().next().and_then(|line| line.strip_prefix(NUMBER_LINE));
+    first.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+fn store_applied(state: &Path, generation: &Generation) -> Result<(), ApplyError> {
+    let path = applied_path(state);
+    let text = format!("{NUMBER_LINE}{}\n{}", generation.number, generation.text);
+    replace_file(&path, text.as_bytes()).map_err(|source| ApplyError::Write { path, source })
+}
+
+/// Replaces a file as a whole: whoever opens it, and whatever stops us, sees the old or the new one.
+pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let beside = path.with_extension("new");
+    let mut file = std::fs::File::create(&beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(directory)?.sync_all()
+}

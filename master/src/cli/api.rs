@@ -1,0 +1,114 @@
+//! Asks the running master over its socket.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What can go wrong on the way to the master.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub(crate) enum Error {
+    #[error("no master answers at {}: {source}", path.display())]
+    #[diagnostic(help("start it with `tesela serve`, or say where its socket is with --socket"))]
+    Connect { path: PathBuf, source: std::io::Error },
+    #[error("the connection to the master broke: {0}")]
+    Broken(#[from] std::io::Error),
+    #[error("the master's answer cannot be read: {0}")]
+    Answer(String),
+    /// What the master said.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A request to the master on `socket`; the answer is JSON.
+pub(crate) fn get<T: DeserializeOwned>(socket: &Path, target: &str) -> Result<T, Error> {
+    parse(&body(send(socket, "GET", target, b"")?)?)
+}
+
+/// The same, with a JSON body.
+pub(crate) fn post<T: DeserializeOwned>(
+    socket: &Path,
+    target: &str,
+    body_of: &impl Serialize,
+) -> Result<T, Error> {
+    let json = serde_json::to_vec(body_of).map_err(|e| Error::Answer(e.to_string()))?;
+    parse(&body(send(socket, "POST", target, &json)?)?)
+}
+
+/// The octets that the master answers.
+pub(crate) fn raw(socket: &Path, target: &str) -> Result<Vec<u8>, Error> {
+    body(send(socket, "GET", target, b"")?)
+}
+
+/// Calls `each` with every line of an answer that does not end by itself.
+pub(crate) fn lines(socket: &Path, target: &str, mut each: impl FnMut(&str)) -> Result<(), Error> {
+    let (reader, _) = send(socket, "GET", target, b"")?;
+    for line in reader.lines() {
+        each(&line?);
+    }
+    Ok(())
+}
+
+/// A value as a part of a target: all but unreserved characters (RFC 3986 section 2.3) escaped.
+pub(crate) fn escape(value: &str) -> String {
+    let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-._~/".contains(&octet);
+    value.bytes().fold(String::new(), |text, octet| match plain(octet) {
+        true => text + char::from(octet).encode_utf8(&mut [0; 4]),
+        false => format!("{text}%{octet:02X}"),
+    })
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(json).map_err(|e| Error::Answer(e.to_string()))
+}
+
+type Answer = (BufReader<UnixStream>, Option<u64>);
+
+/// Sends one request (HTTP/1.0, so that the answer is never chunked) and reads the head of the answer.
+fn send(socket: &Path, method: &str, target: &str, json: &[u8]) -> Result<Answer, Error> {
+    let mut stream =
+        UnixStream::connect(socket).map_err(|source| Error::Connect { path: socket.into(), source })?;
+    write!(
+        stream,
+        "{method} {target} HTTP/1.0\r\nHost: tesela\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        json.len()
+    )?;
+    stream.write_all(json)?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let status: u16 = line
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(|| Error::Answer(format!("`{}` is no HTTP status line", line.trim_end())))?;
+    let mut length = None;
+    loop {
+        line.clear();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().ok();
+        }
+    }
+    if status >= 400 {
+        let text = body((reader, length))?;
+        return Err(Error::Refused(String::from_utf8_lossy(&text).trim_end().to_owned()));
+    }
+    Ok((reader, length))
+}
+
+fn body((mut reader, length): Answer) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::new();
+    match length {
+        Some(length) => {
+            reader.take(length).read_to_end(&mut out)?;
+        }
+        None => {
+            reader.read_to_end(&mut out)?;
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,47 @@
+//! Tables for people: columns as wide as they need, nothing else.
+
+/// Prints `rows` below `head`, each column as wide as its widest cell; the last one is not padded.
+pub(crate) fn print(head: &[&str], rows: &[Vec<String>]) {
+    for line in lines(head, rows) {
+        println!("{line}");
+    }
+}
+
+fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut out = vec![line(&mut head.iter().copied())];
+    out.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    out
+}
+
+/// `3 s`, `5 min`, `2 h`, `4 d` for so many milliseconds.
+pub(crate) fn ago(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn columns_are_as_wide_as_they_need() {
+        let rows = vec![vec!["firstslave".into(), "member".into()], vec!["n2".into(), "dhcp".into()]];
+        assert_eq!(
+            super::lines(&["NODE", "STAGE"], &rows),
+            ["NODE        STAGE", "firstslave  member", "n2          dhcp"]
+        );
+    }
+}

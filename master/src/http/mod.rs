@@ -1,0 +1,238 @@
+//! HTTP for machines that boot: loaders, scripts, kernels, images, and what stage1 reports.
+//!
+//! Everything has a `Content-Length` (iPXE is slow by orders of magnitude without one), HEAD answers as
+//! GET would (UEFI HTTP Boot asks first), files on disk answer ranges (RFC 9110 section 14). Nothing that
+//! is served here is secret but for the one-time token in a node's own script.
+
+mod metrics;
+mod report;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
+use axum::http::{Method, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use tower::ServiceExt as _;
+use tower_http::services::ServeFile;
+
+use crate::boot::{self, By, File, FileError, Site};
+use crate::render::{Content, RenderedFile};
+
+pub use metrics::Metrics;
+
+/// A machine that has not sent its request after so long is cut off.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest report.
+const REPORT_LIMIT: usize = 16 * 1024;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Service {
+    /// The seam.
+    pub site: Arc<Site>,
+    /// What `/metrics` tells.
+    pub metrics: Arc<dyn Metrics>,
+}
+
+/// All routes.
+pub fn router(service: Service) -> Router {
+    Router::new()
+        .route("/report", post(report::report).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
+        .route("/metrics", get(metrics::metrics))
+        .route("/nodes/{node}/rendered.tar", get(rendered))
+        .fallback(any(file))
+        .with_state(service)
+}
+
+/// Serves until `stop` resolves; what is under way then is finished.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop).await
+}
+
+async fn file(
+    State(service): State<Service>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request<Body>,
+) -> Response {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response();
+    }
+    let path = match normalise(request.uri().path()) {
+        Some(path) => path,
+        None => return (StatusCode::BAD_REQUEST, "the path leaves the served tree\n").into_response(),
+    };
+    let query = decode(request.uri().query().unwrap_or_default()).unwrap_or_default();
+    let peer = peer.ip().to_canonical();
+    let site = Arc::clone(&service.site);
+    let wanted = path.clone();
+    // It may read the image's description from the disk.
+    let found = tokio::task::spawn_blocking(move || {
+        site.file(&boot::Request { path: &wanted, query: &query, peer, by: By::Http })
+    })
+    .await;
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => Err(FileError::Ours(error.to_string())),
+    };
+    let answer = match found {
+        Ok(File::Made(bytes)) => {
+            ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], bytes).into_response()
+        }
+        Ok(File::OnDisk(path)) => match ServeFile::new(&path).oneshot(request).await {
+            Ok(response) => response.into_response(),
+            Err(never) => match never {},
+        },
+        Err(FileError::NotFound) => (StatusCode::NOT_FOUND, "there is no such file\n").into_response(),
+        Err(error @ FileError::Refused(_)) => (StatusCode::FORBIDDEN, format!("{error}\n")).into_response(),
+        Err(error @ FileError::Ours(_)) => {
+            tracing::error!(%peer, path, "{error}");
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+        }
+    };
+    if answer.status().is_success() {
+        note_fetch(&service.site, peer, &path);
+    }
+    answer
+}
+
+/// Tells the inventory what the node at an address fetched.
+fn note_fetch(site: &Site, peer: IpAddr, path: &str) {
+    if let IpAddr::V4(address) = peer
+        && let Some(node) = site.node_at(address)
+    {
+        site.inventory.fetched(&node, &format!("{path} by HTTP"));
+    }
+}
+
+async fn rendered(
+    State(service): State<Service>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(name): Path<String>,
+) -> Response {
+    let generation = service.site.current();
+    let Some(node) = generation.node(&name) else { return StatusCode::NOT_FOUND.into_response() };
+    if service.site.address_of(node).map(IpAddr::V4) != Some(peer.ip().to_canonical()) {
+        return (StatusCode::FORBIDDEN, "these files go to the node's own address only\n").into_response();
+    }
+    match service
+        .site
+        .rendered(node)
+        .map_err(|e| e.to_string())
+        .and_then(|f| archive(&f).map_err(|e| e.to_string()))
+    {
+        Ok(bytes) => ([(header::CONTENT_TYPE, "application/x-tar")], bytes).into_response(),
+        Err(error) => {
+            tracing::error!(node = name, "{error}");
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+        }
+    }
+}
+
+fn archive(files: &[RenderedFile]) -> io::Result<Bytes> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for file in files {
+        let path = file.path.trim_start_matches('/');
+        let mut head = tar::Header::new_gnu();
+        head.set_mode(file.mode);
+        match &file.content {
+            Content::File(content) => {
+                head.set_size(content.len() as u64);
+                tar.append_data(&mut head, path, &content[..])?;
+            }
+            Content::Link(target) => {
+                head.set_entry_type(tar::EntryType::Symlink);
+                head.set_size(0);
+                tar.append_link(&mut head, path, target)?;
+            }
+        }
+    }
+    Ok(tar.into_inner()?.into())
+}
+
+/// A path of the served tree: decoded, without empty and `.` components; `None` if it has `..` or NUL.
+///
+/// shim asks for `//grubx64.efi`, and a redirection would break it.
+pub fn normalise(path: &str) -> Option<String> {
+    let decoded = decode(path)?;
+    let mut out = Vec::new();
+    for component in decoded.split('/') {
+        match component {
+            "" | "." => {}
+            ".." => return None,
+            name if name.contains(['\0', '\\']) => return None,
+            name => out.push(name),
+        }
+    }
+    Some(out.join("/"))
+}
+
+/// Percent-decoding (RFC 3986 section 2.1); `None` where it is not well-formed or not UTF-8.
+fn decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut octets = text.bytes();
+    while let Some(octet) = octets.next() {
+        if octet == b'%' {
+            let digit = |octet: Option<u8>| char::from(octet?).to_digit(16);
+            let value = 16 * digit(octets.next())? + digit(octets.next())?;
+            out.push(u8::try_from(value).ok()?);
+        } else {
+            out.push(octet);
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_in_the_tree() {
+        assert_eq!(normalise("//grubx64.efi").as_deref(), Some("grubx64.efi"));
+        assert_eq!(normalise("/images/./base//kernel").as_deref(), Some("images/base/kernel"));
+        assert_eq!(normalise("/grub/node/52%3a54%3A00").as_deref(), Some("grub/node/52:54:00"));
+        for path in [
+            "/../etc/passwd",
+            "/images/%2e%2e/keys",
+            "/a/%2E%2e/b",
+            "/a%00b",
+            "/a%2",
+            "/a%zz",
+            "/..\\x",
+            "/%ff",
+        ] {
+            assert_eq!(normalise(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_archive_holds_files_and_links() {
+        let files = [
+            RenderedFile {
+                path: "/etc/hostname".into(),
+                content: Content::File((*b"n1\n").into()),
+                mode: 0o644,
+            },
+            RenderedFile {
+                path: "/etc/localtime".into(),
+                content: Content::Link("/usr/x".into()),
+                mode: 0o777,
+            },
+        ];
+        let bytes = archive(&files).unwrap();
+        let mut tar = tar::Archive::new(&bytes[..]);
+        let names: Vec<_> = tar.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned()).collect();
+        assert_eq!(names, [std::path::Path::new("etc/hostname"), std::path::Path::new("etc/localtime")]);
+    }
+}

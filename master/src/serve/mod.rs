@@ -1,0 +1,295 @@
+//! `tesela serve`: all services around one site. The one place that knows them all.
+
+mod control;
+mod dhcp;
+mod listen;
+mod metrics;
+mod roots;
+mod tftp;
+mod watch;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::boot::{ApplyError, CONTROL_PORT, NFS_PORT, Paths, Site, context};
+use crate::cluster::DhcpMode;
+use crate::control::{Agents, Control};
+use crate::dhcp::{SqliteLeases, StartError, find_servers};
+use crate::inventory::{self, Inventory};
+use crate::nfs::union::UnionError;
+use crate::keys::Keys;
+use crate::{http, nfs, sntp, web};
+
+pub use listen::ListenError;
+use roots::UnionRoots;
+
+/// How often nodes are looked over for stages that overran their limit.
+const OVERRUN_TICK: Duration = Duration::from_secs(1);
+/// How long other DHCP servers are waited for.
+const SCOUT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// RFC 1833.
+const PORTMAPPER_PORT: u16 = 111;
+/// RFC 1350.
+const TFTP_PORT: u16 = 69;
+
+/// What `serve` is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the files are.
+    pub paths: Paths,
+    /// The socket of the local tools.
+    pub socket: PathBuf,
+}
+
+/// Why the master does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The cluster cannot be put in force.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Inventory(#[from] inventory::Error),
+    /// A socket cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// TFTP cannot start.
+    #[error(transparent)]
+    Tftp(#[from] crate::tftp::ServerError),
+    /// The roots cannot be served.
+    #[error(transparent)]
+    Roots(#[from] UnionError),
+    /// DHCP cannot start.
+    #[error(transparent)]
+    Dhcp(#[from] StartError),
+    /// Another server gives the addresses.
+    #[error(
+        "another DHCP server answers on {interface}: {servers}; set `dhcp: proxy` to let it give the addresses, or stop it"
+    )]
+    OtherServer {
+        /// Where.
+        interface: String,
+        /// Which.
+        servers: String,
+    },
+    /// A directory cannot be made.
+    #[error("cannot make {}: {source}", path.display())]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something of the machine's.
+    #[error("{what}: {source}")]
+    Machine {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The keys cannot be had.
+    #[error(transparent)]
+    Keys(#[from] crate::keys::Error),
+}
+
+/// Serves until SIGTERM or SIGINT. `ready` is called once everything listens.
+pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), ServeError> {
+    let state = options.paths.state.clone();
+    std::fs::create_dir_all(&state).map_err(|source| ServeError::State { path: state.clone(), source })?;
+    let api_socket = listen::unix(&options.socket)?;
+    let inventory = Arc::new(Inventory::open(&state.join("tesela.db"))?);
+    let name = Site::cluster_name(&options.paths)?;
+    let keys = Arc::new(Keys::open(&state.join("keys"), &name)?);
+    let public = context::Keys {
+        ssh_host_ca: keys.ssh_host_ca().to_owned(),
+        ssh_user_ca: keys.ssh_user_ca().to_owned(),
+        ca_sha256: keys.ca_fingerprint().to_string(),
+    };
+    let site = Arc::new(Site::open(
+        options.paths.clone(),
+        inventory,
+        public,
+        Arc::new(control::TokensOf(Arc::clone(&keys))),
+    )?);
+    let cluster = site.current().cluster.clone();
+    refuse_beside_another(&site).await?;
+
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let address = cluster.master.address.addr();
+    let at = |port: u16| SocketAddr::from((address, port));
+
+    // Everything is bound before anything is answered: a node finds all services or none.
+    let http_socket = listen::tcp("HTTP", at(cluster.master.http_port))?;
+    let nfs_socket = listen::tcp("NFS", at(NFS_PORT))?;
+    let control_socket = listen::tcp("the control channel", at(CONTROL_PORT))?;
+    let tftp_server = crate::tftp::Server::bind(crate::tftp::Config {
+        listen: at(TFTP_PORT),
+        interface: Some(cluster.master.interface.clone()),
+        ..Default::default()
+    })?;
+
+    let agents = Agents::default();
+    let roots = Arc::new(UnionRoots::open(&state, control::refresh(&site, &agents))?);
+    let nfs_server = nfs::Server::new(roots.file_system(), nfs::Limits::default())
+        .map_err(|source| ServeError::Machine { what: "NFS cannot start its threads", source })?;
+    let leases = Arc::new(SqliteLeases::open(&state.join("tesela.db")).map_err(StartError::from)?);
+    dhcp::hold_leases(&site, &*leases)?;
+    site.serve_roots(Arc::clone(&roots) as _);
+    let dhcp_server = Arc::new(dhcp::start(&site, leases)?);
+
+    let control_metrics = crate::control::Metrics::default();
+    let metrics = Arc::new(metrics::of(&site, &dhcp_server, &nfs_server, tftp_server.counters(), &control_metrics));
+    let control = Arc::new(Control {
+        tls: keys.server_config(address)?,
+        keys,
+        members: Arc::new(control::MembersOf(Arc::clone(&site))),
+        agents,
+        metrics: control_metrics,
+    });
+    tasks.spawn(crate::control::serve(control, control_socket, stop.clone()));
+    spawn_portmapper(at(NFS_PORT), &tasks, &stop);
+    spawn_time(address, &tasks, &stop);
+    tasks.spawn({
+        let (server, stop) = (nfs_server, stop.clone());
+        async move { server.serve(nfs_socket, stop).await }
+    });
+    tasks.spawn(told("TFTP", tftp_server.run(Arc::new(tftp::BySite(Arc::clone(&site))), stop.clone())));
+    let router = http::router(http::Service { site: Arc::clone(&site), metrics });
+    tasks.spawn(told("HTTP", http::serve(http_socket, router, stop.clone().cancelled_owned())));
+    let api = axum::serve(api_socket, web::router(web::Api { site: Arc::clone(&site) }));
+    tasks.spawn(told("the API", api.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
+    tasks.spawn(watch::templates(Arc::clone(&site), stop.clone()));
+    tasks.spawn(watch_limits(Arc::clone(&site), stop.clone()));
+
+    site.inventory.event(None, None, None, format!("serves, generation {}", site.current().number));
+    ready(&site);
+    until_told_to_stop(&site).await?;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    drop(dhcp_server);
+    remove_socket(&options.socket);
+    site.inventory.event(None, None, None, "stopped".into());
+    site.inventory.flush();
+    Ok(())
+}
+
+/// Two servers that both give addresses would give the same one twice.
+async fn refuse_beside_another(site: &Site) -> Result<(), ServeError> {
+    let cluster = &site.current().cluster;
+    if cluster.master.dhcp == DhcpMode::Proxy {
+        return Ok(());
+    }
+    let interface = cluster.master.interface.clone();
+    let found = tokio::task::spawn_blocking({
+        let interface = interface.clone();
+        move || find_servers(&interface, SCOUT_PATIENCE)
+    })
+    .await
+    .map_err(|error| ServeError::Machine { what: "looking for other DHCP servers", source: error.into() })?;
+    // An interface that is not there is better told by the server itself, which lists those that are.
+    let Ok(found) = found else { return Ok(()) };
+    let servers: Vec<_> = found
+        .iter()
+        .filter(|server| server.gives_addresses && server.address != cluster.master.address.addr())
+        .map(|server| server.address.to_string())
+        .collect();
+    if servers.is_empty() {
+        return Ok(());
+    }
+    Err(ServeError::OtherServer { interface, servers: servers.join(", ") })
+}
+
+/// A service that ends by itself is told; the others go on.
+async fn told<E: std::fmt::Display>(
+    service: &'static str,
+    running: impl Future<Output = Result<(), E>>,
+) {
+    if let Err(error) = running.await {
+        tracing::error!(service, %error, "the service ended");
+    }
+}
+
+/// The portmapper's answer is for clients that ask for ports; nodes are told theirs. So one that runs
+/// already stays.
+fn spawn_portmapper(nfs: SocketAddr, tasks: &TaskTracker, stop: &CancellationToken) {
+    let at = SocketAddr::from((nfs.ip(), PORTMAPPER_PORT));
+    let sockets = listen::tcp("the portmapper", at).and_then(|tcp| Ok((tcp, listen::udp("the portmapper", at)?)));
+    let started = sockets.map_err(|error| error.to_string()).and_then(|(tcp, udp)| {
+        let server = nfs::Server::portmapper(nfs).map_err(|error| error.to_string())?;
+        let (datagrams, stop_too) = (server.clone(), stop.clone());
+        tasks.spawn(async move { datagrams.serve_datagrams(udp, stop_too).await });
+        let stop = stop.clone();
+        tasks.spawn(async move { server.serve(tcp, stop).await });
+        Ok(())
+    });
+    if let Err(why) = started {
+        tracing::warn!("{why}; NFS goes on without it, and nodes do not need it");
+    }
+}
+
+/// Nodes take the time from whatever serves it here; another time server does as well.
+fn spawn_time(address: Ipv4Addr, tasks: &TaskTracker, stop: &CancellationToken) {
+    match listen::udp("SNTP", SocketAddr::from((address, sntp::PORT))) {
+        Ok(socket) => {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = told("SNTP", sntp::serve(socket)) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+        Err(error) => tracing::warn!("{error}; nodes take the time from that"),
+    }
+}
+
+async fn watch_limits(site: Arc<Site>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(OVERRUN_TICK);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => site.inventory.mark_overruns(),
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// SIGHUP applies cluster.yaml; SIGTERM and SIGINT end the service.
+async fn until_told_to_stop(site: &Arc<Site>) -> Result<(), ServeError> {
+    let on = |kind| signal(kind).map_err(|source| ServeError::Machine { what: "signals cannot be had", source });
+    let (mut hangup, mut terminate, mut interrupt) =
+        (on(SignalKind::hangup())?, on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                let applying = Arc::clone(site);
+                match tokio::task::spawn_blocking(move || applying.apply()).await {
+                    Ok(Ok(generation)) => {
+                        site.inventory.event(None, None, None, format!("generation {} is in force (SIGHUP)", generation.number));
+                    }
+                    Ok(Err(error)) => {
+                        site.inventory.event(None, None, None, format!("cluster.yaml was not applied (SIGHUP): {error}"));
+                    }
+                    Err(error) => tracing::error!(%error, "applying cluster.yaml failed"),
+                }
+            }
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
+
+fn remove_socket(path: &std::path::Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(path = %path.display(), %error, "the socket stays behind");
+    }
+}

@@ -1,0 +1,162 @@
+//! The nodes' roots, which follow the cluster in force.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::boot::{Roots, Site};
+use crate::cluster::{self, Boot, Node, Root};
+use crate::nfs::FileSystem;
+use crate::nfs::union::{ConflictState, NodeExport, RenderedFile, RenderedKind, Union, UnionError, Writes};
+use crate::render::{self, Content};
+
+/// Octets of a file that `tesela render` prints at most.
+const MOST_PRINTED: usize = 64 << 20;
+
+/// Makes the kernel of a node look again at these directories.
+pub(super) type Refresh = Box<dyn Fn(&str, Vec<String>) + Send + Sync>;
+
+/// The union, told of each generation.
+pub(super) struct UnionRoots {
+    union: Arc<Union>,
+    refresh: Refresh,
+    /// What the union serves now; held while that changes.
+    exports: Mutex<Vec<NodeExport>>,
+}
+
+impl UnionRoots {
+    pub(super) fn open(state: &Path, refresh: Refresh) -> Result<Self, UnionError> {
+        Ok(Self { union: Union::open(state)?, refresh, exports: Mutex::default() })
+    }
+
+    /// What NFS serves.
+    pub(super) fn file_system(&self) -> Arc<dyn FileSystem> {
+        Arc::clone(&self.union) as _
+    }
+
+    /// Serves the nodes of the generation in force. A node whose image is not built is not served yet.
+    fn export(&self, site: &Site) {
+        let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted: Vec<_> =
+            site.current().nodes().iter().filter_map(|node| export_of(site, node)).collect();
+        if *exports != wanted {
+            for error in self.union.set_nodes(&wanted).err().into_iter().flatten() {
+                tracing::error!("{error}");
+            }
+            *exports = wanted;
+        }
+    }
+
+    fn render(&self, site: &Site, node: &Node) {
+        if node.settings().root.value != Root::Nfs || node.settings().boot.value != Boot::Network {
+            return;
+        }
+        let applied = files_of(site, node)
+            .and_then(|files| self.union.apply(&node.name, &files).map_err(|error| error.to_string()));
+        match applied {
+            Ok(applied) if !applied.directories.is_empty() => {
+                let directories = applied.directories.iter();
+                (self.refresh)(&node.name, directories.map(|path| path.to_string_lossy().into_owned()).collect());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                site.inventory.event(Some(&node.name), None, None, format!("its files are as they were: {error}"));
+            }
+        }
+    }
+}
+
+impl Roots for UnionRoots {
+    fn follow(&self, site: &Site) {
+        self.export(site);
+        let exported = self.exports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let generation = site.current();
+        for node in exported.iter().filter_map(|export| generation.node(&export.name)) {
+            self.render(site, node);
+        }
+    }
+
+    fn moved(&self, site: &Site, node: &str, address: Ipv4Addr) {
+        let generation = site.current();
+        let Some(node) = generation.node(node) else { return };
+        // A node that is not exported yet gets its address with its export.
+        if self.union.set_address(&node.name, Some(IpAddr::V4(address))).is_ok() {
+            self.render(site, node);
+        }
+    }
+
+    fn booting(&self, site: &Site, node: &str) -> Result<(), String> {
+        // An image may have been built since the last generation.
+        self.export(site);
+        let generation = site.current();
+        let node = generation.node(node).ok_or("it is no node any more")?;
+        if node.settings().root.value != Root::Nfs {
+            return Ok(());
+        }
+        self.union.booted(&node.name, &files_of(site, node)?).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn read(&self, node: &str, path: &str) -> Result<Vec<u8>, String> {
+        self.union
+            .read_path(node, Path::new(path), MOST_PRINTED)
+            .map(|found| found.content)
+            .map_err(|error| error.to_string())
+    }
+
+    fn conflicts(&self, node: &str) -> Vec<String> {
+        // A node that was never served has none.
+        let conflicts = self.union.conflicts(node).unwrap_or_default();
+        let told = conflicts.iter().map(|conflict| {
+            let path = conflict.path.display();
+            match conflict.state {
+                ConflictState::Held => format!("{path}: the node's own version holds until the template changes"),
+                ConflictState::Aside { size } => {
+                    format!("{path}: the template's version holds; the node's, of {size} octets, is kept aside")
+                }
+            }
+        });
+        told.collect()
+    }
+}
+
+fn export_of(site: &Site, node: &Node) -> Option<NodeExport> {
+    let settings = node.settings();
+    if settings.boot.value != Boot::Network || settings.root.value != Root::Nfs {
+        return None;
+    }
+    let image_dir = image_directory(site, settings.image.value.as_deref()?)?;
+    let writes = match settings.writes.value {
+        cluster::Writes::Keep => Writes::Keep,
+        cluster::Writes::Discard => Writes::Discard,
+    };
+    Some(NodeExport {
+        name: node.name.clone(),
+        address: site.address_of(node).map(IpAddr::V4),
+        image_dir,
+        writes,
+    })
+}
+
+/// The directory of the image's build for new boots; `None` if there is none yet.
+fn image_directory(site: &Site, image: &str) -> Option<PathBuf> {
+    let images = site.paths().state.join("images").join(image);
+    std::fs::read_link(images.join("current")).ok().map(|build| images.join(build))
+}
+
+fn files_of(site: &Site, node: &Node) -> Result<Vec<RenderedFile>, String> {
+    let files = site.rendered(node).map_err(|error| error.to_string())?;
+    Ok(files.into_iter().map(to_union).collect())
+}
+
+fn to_union(file: render::RenderedFile) -> RenderedFile {
+    RenderedFile {
+        path: file.path.into(),
+        kind: match file.content {
+            Content::File(content) => RenderedKind::File(content),
+            Content::Link(target) => RenderedKind::Symlink(target.into()),
+        },
+        mode: u16::try_from(file.mode).unwrap_or(0o644),
+        uid: 0,
+        gid: 0,
+    }
+}

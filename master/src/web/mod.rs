@@ -1,0 +1,176 @@
+//! The API of the running master: what the command line asks, as JSON over HTTP on a unix socket.
+//!
+//! Only root and the service's own user can open the socket (mode 0600).
+
+pub mod views;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Json, Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures_util::{StreamExt as _, stream};
+use serde::Deserialize;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::boot::{AcceptError, Acceptance, ApplyError, Site};
+use crate::{cluster, inventory};
+use views::{Accept, Accepted, Applied, NodeView};
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Api {
+    /// The cluster in force.
+    pub site: Arc<Site>,
+}
+
+/// All routes.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{node}", get(node))
+        .route("/v1/nodes/{node}/log", get(log))
+        .route("/v1/nodes/{node}/file", get(file))
+        .route("/v1/nodes/{node}/forget", post(forget))
+        .route("/v1/accept", post(accept))
+        .route("/v1/machines", get(machines))
+        .route("/v1/apply", post(apply))
+        .route("/v1/events", get(events))
+        .with_state(api)
+}
+
+/// An answer that is not the one asked for: status and the sentence for the user.
+struct Failed(StatusCode, String);
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
+
+impl From<inventory::Error> for Failed {
+    fn from(error: inventory::Error) -> Self {
+        Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+impl From<ApplyError> for Failed {
+    fn from(error: ApplyError) -> Self {
+        Failed(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+    }
+}
+
+impl From<AcceptError> for Failed {
+    fn from(error: AcceptError) -> Self {
+        Failed(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+    }
+}
+
+fn no_node(name: &str) -> Failed {
+    Failed(
+        StatusCode::NOT_FOUND,
+        format!("there is no node `{name}` in the cluster; `tesela node list` shows all"),
+    )
+}
+
+async fn nodes(State(api): State<Api>) -> Json<Vec<NodeView>> {
+    let generation = api.site.current();
+    Json(generation.nodes().iter().map(|node| NodeView::of(&api.site, node)).collect())
+}
+
+async fn node(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<views::NodeDetail>, Failed> {
+    let generation = api.site.current();
+    let node = generation.node(&name).ok_or_else(|| no_node(&name))?;
+    let shown = cluster::show(node);
+    Ok(Json(views::NodeDetail {
+        view: NodeView::of(&api.site, node),
+        settings: serde_json::to_value(&shown)
+            .map_err(|e| Failed(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?,
+        shown: shown.to_string(),
+        conflicts: api.site.roots().map(|roots| roots.conflicts(&name)).unwrap_or_default(),
+    }))
+}
+
+#[derive(Deserialize)]
+struct Limit {
+    limit: Option<u32>,
+}
+
+async fn log(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(limit): Query<Limit>,
+) -> Result<Json<Vec<inventory::Event>>, Failed> {
+    if api.site.current().node(&name).is_none() && api.site.inventory.node(&name).is_none() {
+        return Err(no_node(&name));
+    }
+    Ok(Json(api.site.inventory.history(Some(&name), limit.limit.unwrap_or(1000))?))
+}
+
+#[derive(Deserialize)]
+struct FilePath {
+    path: String,
+}
+
+async fn file(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(file): Query<FilePath>,
+) -> Result<Vec<u8>, Failed> {
+    api.site.current().node(&name).ok_or_else(|| no_node(&name))?;
+    // It may wait for the disk.
+    tokio::task::spawn_blocking(move || match api.site.roots() {
+        Some(roots) => roots.read(&name, &file.path),
+        None => Err("the roots are not served yet".into()),
+    })
+        .await
+        .map_err(|e| Failed(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?
+        .map_err(|why| Failed(StatusCode::NOT_FOUND, why))
+}
+
+async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Json<()> {
+    api.site.inventory.forget(&name);
+    Json(())
+}
+
+async fn accept(State(api): State<Api>, Json(accept): Json<Accept>) -> Result<Json<Accepted>, Failed> {
+    let nodes = api.site.accept(&Acceptance {
+        nodes: &accept.nodes,
+        macs: &accept.macs,
+        profile: accept.profile.as_deref(),
+        address: accept.address,
+    })?;
+    Ok(Json(Accepted { nodes, generation: api.site.current().number }))
+}
+
+async fn machines(State(api): State<Api>) -> Json<Vec<inventory::Machine>> {
+    Json(api.site.unknown_machines())
+}
+
+async fn apply(State(api): State<Api>) -> Result<Json<Applied>, Failed> {
+    let before = api.site.current().number;
+    let generation = api.site.apply()?;
+    Ok(Json(Applied { generation: generation.number, changed: generation.number != before }))
+}
+
+async fn events(State(api): State<Api>, Query(limit): Query<Limit>) -> Result<Response, Failed> {
+    let follow = api.site.inventory.follow();
+    let past = api.site.inventory.history(None, limit.limit.unwrap_or(20))?;
+    let coming = stream::unfold(follow, async |mut follow| {
+        loop {
+            match follow.recv().await {
+                Ok(event) => return Some((event, follow)),
+                // A reader that is too slow misses some: the history has them.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    let lines = stream::iter(past)
+        .chain(coming)
+        .map(|event| Ok::<_, std::io::Error>(serde_json::to_string(&event)? + "\n"));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
