@@ -1,14 +1,78 @@
+//! What cluster.yaml says of an image, as the builder takes it.
+
 use std::path::{Path, PathBuf};
-pub struct Built { pub id: String, pub squashfs_sha256: Option<String> }
-pub fn current(state: &Path, name: &str) -> std::io::Result<Option<Built>> {
-    let link = state.join("images").join(name).join("current");
-    match std::fs::read_link(link) {
-        Ok(t) => Ok(Some(Built { id: t.to_string_lossy().into_owned(), squashfs_sha256: None })),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
+
+use tesela_node_image::image::{ExtraFile, FileContent, ImageSpec, Source};
+
+use crate::cluster::{Cluster, ImageSource, Root};
+
+/// The programs that run on nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePrograms {
+    /// The first program, in the initramfs.
+    pub stage1: PathBuf,
+    /// The agent, in the image.
+    pub teselad: PathBuf,
+}
+
+/// The programs are not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{program} is in none of {places}; install the package whole, or build it with `make node-binaries`")]
+pub struct NoProgram {
+    program: &'static str,
+    places: String,
+}
+
+/// Where the agent is on a node.
+const AGENT_PATH: &str = "/usr/lib/tesela/teselad";
+
+impl NodePrograms {
+    /// Finds them beside this program, where the Makefile puts them, or where the package does.
+    pub fn find() -> Result<Self, NoProgram> {
+        let mut places = Vec::new();
+        if let Some(beside) = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())) {
+            // The Makefile's place comes first: `cargo build` leaves a stage1 beside us that is not static.
+            if let Some(target) = beside.parent() {
+                places.push(target.join("static/x86_64-unknown-linux-gnu/node"));
+            }
+            places.push(beside);
+        }
+        places.push("/usr/lib/tesela".into());
+        let find = |program: &'static str| {
+            places.iter().map(|place| place.join(program)).find(|path| path.is_file()).ok_or_else(|| NoProgram {
+                program,
+                places: places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
+            })
+        };
+        Ok(Self { stage1: find("stage1")?, teselad: find("teselad")? })
     }
 }
-pub struct Loaders { pub ipxe_bios: PathBuf, pub ipxe_efi: PathBuf, pub shim: PathBuf, pub grub: PathBuf }
-pub fn loaders() -> std::io::Result<Loaders> {
-    Ok(Loaders { ipxe_bios: "/usr/lib/ipxe/undionly.kpxe".into(), ipxe_efi: "/usr/lib/ipxe/ipxe.efi".into(), shim: "/usr/lib/shim/shimx64.efi.signed".into(), grub: "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed".into() })
+
+/// The image of this name; `None` if cluster.yaml has none.
+pub fn spec(cluster: &Cluster, name: &str, teselad: &Path, refresh: bool) -> Option<ImageSpec> {
+    let image = cluster.images.get(name)?;
+    let of_this = |settings: &crate::cluster::Settings| {
+        settings.image.value.as_deref() == Some(name) && settings.root.value == Root::Ram
+    };
+    let squashfs = cluster.profiles.values().any(of_this)
+        || cluster.nodes.iter().flat_map(|node| &node.choices).any(|choice| of_this(&choice.settings));
+    Some(ImageSpec {
+        name: name.to_owned(),
+        source: match &image.from {
+            ImageSource::Debian(suite) => Source::Debian(suite.clone()),
+            ImageSource::Host(path) => Source::Host(path.clone()),
+            ImageSource::Dir(path) => Source::Directory(path.clone()),
+            ImageSource::Tar(path) => Source::Archive(path.clone()),
+        },
+        packages: image.packages.clone(),
+        post_install: image.post_install.clone(),
+        mirror: image.mirror.clone(),
+        extra: vec![ExtraFile {
+            path: AGENT_PATH.into(),
+            content: FileContent::CopyOf(teselad.to_owned()),
+            mode: 0o755,
+        }],
+        squashfs,
+        refresh,
+    })
 }

@@ -3,6 +3,7 @@
 mod api;
 mod check;
 mod file;
+mod image;
 mod init;
 mod lab;
 mod node;
@@ -84,6 +85,9 @@ enum Command {
         #[arg(long, value_enum, default_value_t = LogFormat::Text)]
         log: LogFormat,
     },
+    /// Images: what nodes boot.
+    #[command(subcommand)]
+    Image(image::Image),
     /// The nodes, and the machines that could be some.
     #[command(subcommand)]
     Node(node::Node),
@@ -149,6 +153,7 @@ pub fn run() -> ExitCode {
         Command::Plan(command) => plan::run(common, command),
         Command::Lab(command) => lab::run(common, command),
         Command::Serve { log } => serve::run(common, *log),
+        Command::Image(command) => image::run(common, command),
         Command::Node(command) => node::run(common, command),
         Command::Apply => apply(common),
         Command::Render { node, path } => render(common, node, path),
