@@ -21,7 +21,7 @@ use crate::render;
 use super::firmware::{GRUB, IPXE_BIOS, IPXE_EFI, IPXE_SCRIPT, SHIM};
 use super::{CONTROL_PORT, Generation, NFS_PORT, Site};
 
-/// Who asks for a file, and how.
+/// Who asks for a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The path, normalised: no leading slash, no empty, `.` or `..` component.
@@ -30,17 +30,6 @@ pub struct Request<'a> {
     pub query: &'a str,
     /// From where.
     pub peer: IpAddr,
-    /// How.
-    pub by: By,
-}
-
-/// How a file is fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
-    /// TFTP.
-    Tftp,
-    /// HTTP.
-    Http,
 }
 
 /// What is served.
@@ -89,7 +78,7 @@ struct BootVariables {
     kernel: String,
     initramfs: String,
     cmdline: String,
-    /// GRUB's name of the server, as `(http,192.168.45.1)`.
+    /// GRUB's name of the server, as `(tftp,192.168.45.1)`.
     device: String,
 }
 
@@ -112,7 +101,7 @@ impl Site {
             }
             "grub/grub.cfg" => {
                 let generation = self.current();
-                let device = grub_device(&generation, request.by);
+                let device = grub_device(&generation);
                 Ok(made(generation.script("grub-first.cfg", &serde_json::json!({ "device": device }))?))
             }
             path => {
@@ -187,7 +176,7 @@ impl Site {
                 node.name
             )));
         }
-        let boot = self.boot_variables(&generation, node, request.by, peer)?;
+        let boot = self.boot_variables(&generation, node, peer)?;
         self.inventory.reached(
             &node.name,
             Stage::Loader,
@@ -201,7 +190,6 @@ impl Site {
         &self,
         generation: &Generation,
         node: &Node,
-        by: By,
         peer: Ipv4Addr,
     ) -> Result<BootVariables, FileError> {
         let settings = node.settings();
@@ -226,7 +214,7 @@ impl Site {
             kernel: format!("{base}/kernel"),
             initramfs: format!("{base}/initramfs"),
             cmdline: words.join(" "),
-            device: grub_device(generation, by),
+            device: grub_device(generation),
         })
     }
 
@@ -266,11 +254,9 @@ fn loader(name: &str) -> Result<PathBuf, FileError> {
     })
 }
 
-/// How GRUB names the server. Its HTTP knows port 80 only, so another port means TFTP.
-fn grub_device(generation: &Generation, _by: By) -> String {
-    let master = &generation.cluster.master;
-    let protocol = if master.http_port == 80 { "http" } else { "tftp" };
-    format!("({protocol},{})", master.address.addr())
+/// How GRUB names the server: Debian's signed one has TFTP built in, and no HTTP.
+fn grub_device(generation: &Generation) -> String {
+    format!("(tftp,{})", generation.cluster.master.address.addr())
 }
 
 fn query_value<'a>(query: &'a str, key: &str) -> Option<&'a str> {

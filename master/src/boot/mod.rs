@@ -9,7 +9,7 @@ mod images;
 mod site;
 
 pub use accept::{AcceptError, Acceptance};
-pub use files::{By, File, FileError, Request, neighbour};
+pub use files::{File, FileError, Request, neighbour};
 pub use images::{NoProgram, NodePrograms, spec as image_spec};
 pub use generation::{Generation, adopted_name};
 pub use site::{ApplyError, Paths, Roots, Site, Tokens, applied_path, replace_file};

@@ -21,7 +21,7 @@ use axum::routing::{any, get, post};
 use tower::ServiceExt as _;
 use tower_http::services::ServeFile;
 
-use crate::boot::{self, By, File, FileError, Site};
+use crate::boot::{self, File, FileError, Site};
 use crate::render::{Content, RenderedFile};
 
 pub use metrics::Metrics;
@@ -78,7 +78,7 @@ async fn file(
     let wanted = path.clone();
     // It may read the image's description from the disk.
     let found = tokio::task::spawn_blocking(move || {
-        site.file(&boot::Request { path: &wanted, query: &query, peer, by: By::Http })
+        site.file(&boot::Request { path: &wanted, query: &query, peer })
     })
     .await;
     let found = match found {

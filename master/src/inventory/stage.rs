@@ -52,7 +52,7 @@ impl Stage {
             Stage::Loader => 120,
             Stage::Kernel => 120,
             Stage::Stage1 => 60,
-            Stage::Root => 30,
+            Stage::Root => 120,
             Stage::Init => 180,
             Stage::Agent => 30,
             Stage::Member => return None,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::boot::{By, File, FileError, Request, Site};
+use crate::boot::{File, FileError, Request, Site};
 use crate::tftp::{Content, Contents, OpenError, Opening, Outcome, Transfer, normalise};
 
 /// The seam's files.
@@ -18,7 +18,7 @@ impl Contents for BySite {
         let site = Arc::clone(&self.0);
         // It may wait for the disk.
         let opened = tokio::task::spawn_blocking(move || {
-            let request = Request { path: &path, query: "", peer, by: By::Tftp };
+            let request = Request { path: &path, query: "", peer };
             match site.file(&request) {
                 Ok(File::Made(bytes)) => Ok(Content::from(bytes)),
                 Ok(File::OnDisk(path)) => std::fs::File::open(&path)
