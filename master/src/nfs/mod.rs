@@ -27,6 +27,7 @@ pub mod record;
 pub mod rpc;
 pub mod server;
 pub mod service;
+pub mod union;
 pub mod xdr;
 
 pub use counters::Counters;
