@@ -105,7 +105,7 @@ pub struct Client<'a> {
     pub vendor_class: &'a [u8],
     /// Option 77, as received: bare as iPXE sends it, or a list as RFC 3004 has it.
     pub user_class: &'a [u8],
-    /// Option 12.
+    /// Option 12, where it is a host name.
     pub hostname: Option<&'a str>,
     /// The relay that passed the request on.
     pub relay: Option<Relay<'a>>,
@@ -143,7 +143,7 @@ impl<'a> Client<'a> {
                 .option(12)
                 .and_then(|name| std::str::from_utf8(name).ok())
                 .map(|name| name.trim_end_matches('\0'))
-                .filter(|name| !name.is_empty()),
+                .filter(|name| is_hostname(name)),
             relay,
         }
     }
@@ -152,6 +152,12 @@ impl<'a> Client<'a> {
     pub fn unbootable(&self) -> Option<Arch> {
         self.arch.filter(|arch| self.kind.is_boot() && self.kind != Kind::Stage1 && !arch.is_bootable())
     }
+}
+
+/// Letters, digits, hyphens and dots (RFC 952, RFC 1123): what may be stored and shown.
+fn is_hostname(name: &str) -> bool {
+    (1..=253).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
 }
 
 /// Type 0 and 16 octets (RFC 4578, 2.3). All zero or all ones is what boards without one send.

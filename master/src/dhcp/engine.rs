@@ -335,7 +335,9 @@ impl Engine {
     /// A machine that we did not give it to uses the address (seen by ARP).
     pub fn conflict(&mut self, address: Ipv4Addr, holder: Mac, now: Seconds) -> bool {
         let until = now + Seconds::from(self.config.set_aside_seconds);
-        let news = self.table.conflict(address, holder, now, until);
+        let news = self.config.mode == Mode::Authoritative
+            && !self.config.is_never_given(address)
+            && self.table.conflict(address, holder, now, until);
         if news {
             count(&self.counters.conflicts);
         }

@@ -24,7 +24,7 @@ use super::{frame, sys};
 use crate::cluster::Mac;
 use crate::ports;
 
-/// Octets of queued requests: 500 nodes that are switched on at once, several times over.
+/// Octets of queued requests: some 5000 of them, which a busy machine answers before a client asks again.
 const QUEUE: usize = 4 << 20;
 
 /// Whether this server gives addresses.

@@ -69,12 +69,8 @@ pub struct Request<'a> {
     pub mac: Mac,
     /// Transaction id.
     pub xid: u32,
-    /// Seconds since the client began.
-    pub secs: u16,
     /// `flags`, as received.
     pub flags: u16,
-    /// Relay hops.
-    pub hops: u8,
     /// The address that the client says it has.
     pub ciaddr: Ipv4Addr,
     /// The relay's address, 0.0.0.0 without one.
@@ -119,9 +115,7 @@ impl<'a> Request<'a> {
             message: message_type,
             mac,
             xid: message.xid(),
-            secs: message.secs(),
             flags: u16::from_be_bytes([datagram[10], datagram[11]]),
-            hops: message.hops(),
             ciaddr: message.ciaddr(),
             giaddr: message.giaddr(),
             options,
