@@ -32,7 +32,7 @@ const MASKED: &[&str] = &[
     // Host keys are made in memory and signed at each boot.
     "sshd-keygen.service",
     "regenerate_ssh_host_keys.service",
-    // It writes a few octets to the root on every boot and shutdown; the seed comes with the kernel.
+    // A seed that the master holds is no secret; the kernel has better ones (CPU, virtio-rng, timing).
     "systemd-random-seed.service",
     // A machine-id is rendered for each node.
     "systemd-machine-id-commit.service",

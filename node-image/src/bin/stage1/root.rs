@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use sha2::{Digest, Sha256};
@@ -17,6 +18,9 @@ use crate::sys;
 pub const SYSROOT: &str = "/sysroot";
 const RAM: &str = "/ram";
 const TRIES: u32 = 3;
+/// How long the master may be away, being started again, and the pause between two tries.
+const MASTER_PATIENCE: Duration = Duration::from_secs(45);
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Mounts a file system; `hint` tells what to look at where that fails.
 pub fn mount_on(
@@ -47,7 +51,26 @@ pub fn mount_nfs(master: Ipv4Addr, export: &str, port: u16, mount_port: u16) -> 
          rsize=1048576,wsize=1048576,timeo=100,retrans=2"
     );
     let hint = "; does the master serve NFS, and does it know this node by the address that it has?";
-    mount_on(&format!("{master}:{export}"), SYSROOT, "nfs", MsFlags::MS_NOATIME, &options, hint)
+    let source = format!("{master}:{export}");
+    let deadline = Instant::now() + MASTER_PATIENCE;
+    loop {
+        match mount_on(&source, SYSROOT, "nfs", MsFlags::MS_NOATIME, &options, hint) {
+            Err(BootError::Mount { error, .. }) if is_away(&error) && Instant::now() < deadline => {
+                say(format_args!("the master's NFS server: {error}; trying again"));
+                std::thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Whether a server that is being started again would fail like this.
+fn is_away(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, TimedOut};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | HostUnreachable | TimedOut
+    )
 }
 
 /// Loads the squashfs into memory and lays a writable file system in memory over it, with the rendered
