@@ -104,7 +104,8 @@ struct Node {
 
 impl Node {
     fn start(network: &Namespace, name: &str, root: &Path, keys: &Path) -> Node {
-        fs::write(root.join("etc/ssh/sshd_config"), "Include /etc/ssh/sshd_config.d/*.conf\nUsePAM no\n").unwrap();
+        fs::write(root.join("etc/ssh/sshd_config"), "Include /etc/ssh/sshd_config.d/*.conf\nUsePAM no\n")
+            .unwrap();
         fs::write(root.join("etc/ssh/ssh_config"), "Include /etc/ssh/ssh_config.d/*.conf\n").unwrap();
         let users = "root:x:0:0:root:/root:/bin/sh\n\
                      demo:x:4242:4242::/:/bin/sh\n\

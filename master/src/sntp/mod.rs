@@ -91,9 +91,33 @@ fn is_about_a_client(error: &io::Error) -> bool {
     )
 }
 
+/// The entry for fuzzing: a datagram. An answer is due only to a client's request, and gives its
+/// transmit timestamp back.
+///
+/// # Panics
+/// Where that does not hold.
+pub fn fuzz(data: &[u8]) {
+    let clock = Clock { synchronised: data.len() % 2 == 0, precision: -20, error_microseconds: u64::MAX };
+    if let Some(reply) = answer(data, NtpTime::now(), &clock) {
+        assert_eq!(data[0] & 7, MODE_CLIENT);
+        assert_eq!((reply[0] & 7, reply[0] & 0x38), (MODE_SERVER, data[0] & 0x38));
+        assert_eq!(reply[24..32], data[40..48]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_corpus_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/sntp_packet");
+        let files: Vec<_> = std::fs::read_dir(corpus).unwrap().collect();
+        assert!(!files.is_empty());
+        for file in files {
+            fuzz(&std::fs::read(file.unwrap().path()).unwrap());
+        }
+    }
 
     const NOW: NtpTime = NtpTime { seconds: 0xee00_0000, fraction: 0x8000_0000 };
     const CLOCK: Clock = Clock { synchronised: true, precision: -20, error_microseconds: 1_500_000 };

@@ -16,6 +16,7 @@
 //! master (see its `keys` module).
 
 pub mod frame;
+pub mod fuzz;
 mod messages;
 pub mod tls;
 
