@@ -10,7 +10,7 @@
 //! pause that doubles from [`FIRST_PAUSE`] to [`LONGEST_PAUSE`]; the node goes on undisturbed meanwhile,
 //! for as long as the master is away. SIGTERM ends the connection cleanly, and the master knows at once.
 //!
-//! [`report`] is the early word, by HTTP, that the node's init runs; it comes before there is an agent.
+//! [`report`] is the early word, by HTTP, that the node's init runs, and then its agent.
 
 mod config;
 mod facts;

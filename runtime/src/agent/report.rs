@@ -1,7 +1,7 @@
 //! `teselad report STAGE`: tells the master by HTTP how far the boot has come, before there is an agent.
 //!
 //! systemd runs it as soon as it can (`tesela-init.service`), so that the master can tell a node whose
-//! init hangs from one that never got there. `POST /report` with a JSON object, answered 204; it needs
+//! init hangs from one that never got there; the agent says its own stage the same way as it starts. `POST /report` with a JSON object, answered 204; it needs
 //! no key, for it says nothing that the master would act on.
 
 use std::fs;
@@ -13,7 +13,7 @@ use super::Config;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Reports a stage of the boot (`init`). Blocks for 15 seconds at the most.
+/// Reports a stage of the boot (`init`, `agent`). Blocks for 15 seconds at the most.
 ///
 /// # Errors
 /// Those of the connection; `Other` with the status line where the master does not take it.

@@ -6,11 +6,15 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tesela_runtime::agent::{self, Config};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const USAGE: &str = "usage: teselad [--config FILE] [report STAGE]";
+
+/// How long joining waits for a word that only tells how far the boot has come.
+const REPORT_PATIENCE: Duration = Duration::from_secs(2);
 
 enum Task {
     Member,
@@ -50,6 +54,7 @@ fn member(config: &Config) -> std::io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        report_agent(config).await;
         agent::run(config, async {
             tokio::select! {
                 () = received(&mut terminate) => {}
@@ -59,6 +64,17 @@ fn member(config: &Config) -> std::io::Result<()> {
         .await;
         Ok(())
     })
+}
+
+/// The stage before member, said before anything can make it one.
+async fn report_agent(config: &Config) {
+    let config = config.clone();
+    let report = tokio::task::spawn_blocking(move || agent::report::report(&config, "agent"));
+    match tokio::time::timeout(REPORT_PATIENCE, report).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::debug!(%error, "the master does not hear that the agent runs"),
+        Ok(Err(_)) | Err(_) => tracing::debug!("the master does not hear that the agent runs"),
+    }
 }
 
 async fn received(signal: &mut Signal) {
