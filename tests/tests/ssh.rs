@@ -1,5 +1,6 @@
 //! ssh between members, and from the master to them, with OpenSSH: two nodes in namespaces of their own,
 //! with the files that the templates render and keys that were enrolled over the control port.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
