@@ -98,6 +98,11 @@ impl Agents {
         (number, receiver)
     }
 
+    /// Ends the connection of a node's earlier boot, with no word of it.
+    pub(super) fn forget(&self, node: &str) {
+        self.lock().connected.remove(node);
+    }
+
     /// Whether this connection was still the node's.
     fn leave(&self, node: &str, number: u64) -> bool {
         let mut table = self.lock();

@@ -8,10 +8,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, error, info};
 
-use super::server::refuse;
 use super::{Control, Member, PATIENCE};
 use crate::keys::{Candidate, Error, Keys};
 
+/// Why the node was refused, if it was.
 pub(super) async fn conversation(
     control: &Control,
     stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -19,27 +19,28 @@ pub(super) async fn conversation(
     port: u16,
     address: Ipv4Addr,
     member: Option<Member>,
-) {
+) -> Option<String> {
     let (read, mut write) = tokio::io::split(stream);
     let request: EnrollRequest = match timeout_at(deadline, FrameReader::new(read).next()).await {
         Ok(Ok(Some(request))) => request,
         failed => {
             control.metrics.strangers.inc();
             debug!(%address, ?failed, "no request to enrol");
-            return;
+            return None;
         }
     };
-    let node = member.as_ref().map(|member| member.name.clone());
-    let reply = match answer(&control.keys, port, address, member, request).await {
+    let (reply, refused) = match answer(&control.keys, port, address, member, request).await {
         Ok((node, enrolled)) => {
             control.metrics.enrolled.inc();
             info!(node, %address, "enrolled");
+            // What an agent of an earlier boot said is no news any more, nor that it is gone.
+            control.agents.forget(&node);
             control.members.enrolled(&node);
-            EnrollReply::Enrolled(enrolled)
+            (EnrollReply::Enrolled(enrolled), None)
         }
         Err(refusal) => {
-            refuse(control, address, node.as_deref(), &refusal.reason);
-            EnrollReply::Refused(refusal)
+            let reason = refusal.reason.clone();
+            (EnrollReply::Refused(refusal), Some(reason))
         }
     };
     let said = timeout(PATIENCE, async {
@@ -50,6 +51,7 @@ pub(super) async fn conversation(
         // The node asks again.
         debug!(%address, %error, "the answer to an enrolment did not arrive");
     }
+    refused
 }
 
 async fn answer(

@@ -5,13 +5,13 @@
 //!
 //! - **Enrolment** takes a source port below 1024, which only root on that node can have, and a token
 //!   ([`Keys::enroll`]).
-//! - **An agent** shows the certificate that this node got last. A later connection of the same node takes
-//!   the place of the one before. A node that no longer holds its address is dropped at its next
+//! - **An agent** shows the certificate that this node got last. A later connection of the same node, or
+//!   its next enrolment, takes the place of the one before. A node that no longer holds its address is dropped at its next
 //!   heartbeat.
 //!
 //! # Limits
 //! [`STRANGERS`] connections that have not yet said who they are, [`STRANGERS_EACH`] from one address,
-//! each for [`PATIENCE`] at most; one agent a node; 64 KiB a message. Who stays silent for three
+//! each for [`PATIENCE`] at most, or a second after it was turned away; one agent a node; 64 KiB a message. Who stays silent for three
 //! [`HEARTBEAT`]s is gone. With the master stopped, agents come back by themselves, and nothing else on
 //! their nodes notices.
 
@@ -93,8 +93,8 @@ enum Ended {
     Closed,
     #[error("the node no longer holds its address")]
     NotAMember,
-    /// A later connection of the same node.
-    #[error("the agent has connected anew")]
+    /// By a later connection of the same node, or because it boots anew.
+    #[error("the node has connected anew")]
     Replaced,
     #[error("the agent did not begin with hello")]
     NoHello,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -16,6 +17,9 @@ use tracing::{debug, warn};
 use super::{Control, Member, PATIENCE, STRANGERS, STRANGERS_EACH, agents, enroll};
 use tesela_runtime::wire;
 
+/// How long who was turned away still counts as a stranger.
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+
 /// Serves until `stop`; the connections that there are then end as well.
 pub async fn serve(control: Arc<Control>, listener: TcpListener, stop: CancellationToken) {
     let strangers = Strangers::default();
@@ -27,7 +31,7 @@ pub async fn serve(control: Arc<Control>, listener: TcpListener, stop: Cancellat
                 Err(error) => {
                     // Out of descriptors or memory (accept(2)): some come free as connections end.
                     warn!(%error, "the control port cannot accept");
-                    sleep(std::time::Duration::from_millis(100)).await;
+                    sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             },
@@ -68,16 +72,27 @@ async fn connection(control: Arc<Control>, socket: TcpStream, peer: SocketAddr, 
         }
     };
     let Caller { address, member } = Caller::new(&control, peer);
-    match stream.get_ref().1.alpn_protocol() {
+    let node = member.as_ref().map(|member| member.name.clone());
+    let reason = match stream.get_ref().1.alpn_protocol() {
         Some(wire::ENROLL) => {
             enroll::conversation(&control, stream, deadline, peer.port(), address, member).await
         }
         Some(wire::AGENT) => match admit_agent(&control, &stream, member) {
-            Ok(member) => agents::conversation(&control, stream, deadline, address, member, stranger).await,
-            Err((node, reason)) => refuse(&control, address, node.as_deref(), reason),
+            Ok(member) => {
+                return agents::conversation(&control, stream, deadline, address, member, stranger).await;
+            }
+            Err(reason) => Some(reason.to_owned()),
         },
-        _ => refuse(&control, address, member.as_ref().map(|m| m.name.as_str()), "no protocol of ours"),
+        _ => Some("no protocol of ours".to_owned()),
+    };
+    if let Some(reason) = reason {
+        control.metrics.refused.inc();
+        warn!(%address, node, reason, "turned away at the control port");
+        control.members.refused(address, node.as_deref(), &reason);
+        // The place among the strangers stays taken for a while: nobody can fill the log.
+        sleep(AFTER_REFUSAL).await;
     }
+    drop(stranger);
 }
 
 async fn handshake(control: &Control, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
@@ -104,20 +119,14 @@ fn admit_agent(
     control: &Control,
     stream: &TlsStream<TcpStream>,
     member: Option<Member>,
-) -> Result<Member, (Option<String>, &'static str)> {
-    let member = member.ok_or((None, "no node holds this address"))?;
+) -> Result<Member, &'static str> {
+    let member = member.ok_or("no node holds this address")?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     match certificate {
-        None => Err((Some(member.name), "an agent without a certificate")),
+        None => Err("an agent without a certificate"),
         Some(certificate) if control.keys.is_current(&member.name, certificate) => Ok(member),
-        Some(_) => Err((Some(member.name), "not the certificate that this node got last")),
+        Some(_) => Err("not the certificate that this node got last"),
     }
-}
-
-pub(super) fn refuse(control: &Control, address: Ipv4Addr, node: Option<&str>, reason: &str) {
-    control.metrics.refused.inc();
-    warn!(%address, node, reason, "turned away at the control port");
-    control.members.refused(address, node, reason);
 }
 
 /// Those who have not said who they are, counted by address.

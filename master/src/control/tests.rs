@@ -193,6 +193,8 @@ async fn an_agent_comes_back_after_a_restart_of_the_master() {
     // It boots: the old certificate, still connected, is none any more.
     ask(early).await.unwrap();
     assert_eq!(master.told().await, Told::Enrolled("n1".into()));
+    assert!(matches!(master.told().await, Told::Refused(Some(node), _) if node == "n1"));
+    assert!(master.control.agents.connected().is_empty());
     agent.abort();
 }
 
