@@ -4,3 +4,4 @@ pub mod dhcp;
 pub mod lab;
 pub mod netns;
 pub mod nfs;
+pub mod tftp;

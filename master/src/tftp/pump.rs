@@ -52,13 +52,18 @@ pub struct Begin {
 
 enum Command {
     Begin(Box<Begin>),
-    RequestAgain(Id),
+    /// The client sent its request again; where the session has ended by then, it is a new one, and taken
+    /// in by this.
+    RequestAgain(Id, Retry),
     Supersede(Id),
     /// End when the sessions have ended, or at this time.
     Stop(Instant),
 }
 
-/// The outer end of one pump; dropped, the pump stops.
+/// Takes a request in anew.
+pub type Retry = Box<dyn FnOnce() + Send>;
+
+/// The outer end of one pump.
 #[derive(Clone, Debug)]
 pub struct Handle {
     queue: mpsc::Sender<Command>,
@@ -77,8 +82,8 @@ impl Handle {
         self.tell(Command::Begin(Box::new(begin)));
     }
 
-    pub fn request_again(&self, id: Id) {
-        self.tell(Command::RequestAgain(id));
+    pub fn request_again(&self, id: Id, retry: Retry) {
+        self.tell(Command::RequestAgain(id, retry));
     }
 
     pub fn stop(&self, at: Instant) {
@@ -195,7 +200,14 @@ impl Pump {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Begin(begin) => self.begin(*begin, now),
-                Command::RequestAgain(id) => self.step(id, |session| session.request_again(now)),
+                Command::RequestAgain(id, retry) => {
+                    // An ERROR that was sent before the request may still wait to be read.
+                    self.receive(id, now);
+                    match self.sessions.contains_key(&id) {
+                        true => self.step(id, |session| session.request_again(now)),
+                        false => retry(),
+                    }
+                }
                 Command::Supersede(id) => self.step(id, |session| {
                     session.end(Outcome::Superseded);
                     Action::Wait

@@ -196,7 +196,15 @@ impl<C: Contents> Shared<C> {
                 let (datagram, shared) = (datagram.to_vec(), Arc::clone(self));
                 tokio::spawn(async move { shared.open(datagram, peer, local, ticket).await });
             }
-            Admission::Again(running) => self.pumps[running.pump].request_again(running.id),
+            Admission::Again(running) => {
+                let (datagram, shared) = (datagram.to_vec(), Arc::clone(self));
+                let runtime = tokio::runtime::Handle::current();
+                let retry = move || {
+                    let _inside = runtime.enter();
+                    shared.request(&datagram, peer, local);
+                };
+                self.pumps[running.pump].request_again(running.id, Box::new(retry));
+            }
             Admission::Opening => {}
             Admission::Full => {
                 // No answer: the client asks again, and an ERROR would end its boot.

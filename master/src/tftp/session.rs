@@ -282,7 +282,8 @@ impl Session {
         if self.terms.window == 1 {
             since >= self.rtt.base()
         } else {
-            !self.repeated || since >= (self.rtt.smoothed() * (1 << self.returns.min(16))).min(self.rtt.base())
+            !self.repeated
+                || since >= (self.rtt.smoothed() * (1 << self.returns.min(16))).min(self.rtt.base())
         }
     }
 
