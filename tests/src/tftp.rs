@@ -5,6 +5,12 @@
 //! They follow RFC 1350 and 7440: a window is acknowledged by its last block, a gap at once but only once,
 //! and after a second of silence what has arrived is acknowledged again.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "packet fields and arguments of system calls, all small"
+)]
+
 use std::io;
 use std::mem;
 use std::net::Ipv4Addr;
@@ -69,11 +75,11 @@ struct Client {
 /// The MAC that the clients answer from.
 pub const CLIENT_MAC: [u8; 6] = [2, 0x54, 0x46, 0x54, 0x50, 1];
 
-/// Runs the load to its end.
+/// Runs the load to its end, and `at_end` while the transfers still run.
 ///
 /// # Errors
 /// Those of the packet socket.
-pub fn run(load: &Load) -> io::Result<Result> {
+pub fn run<T>(load: &Load, at_end: impl FnOnce() -> T) -> io::Result<(Result, T)> {
     let mut wire = Wire::open(load)?;
     let began = Instant::now();
     let mut clients: Vec<Client> = (0..load.clients)
@@ -119,11 +125,12 @@ pub fn run(load: &Load) -> io::Result<Result> {
     }
     let bytes = clients.iter().map(|client| client.bytes).sum();
     let window = clients.iter().map(|client| client.window).max().unwrap_or(1);
+    let ended = at_end();
     for client in &clients {
         wire.datagram(client, client.server_port, b"\0\x05\0\0done\0");
     }
     wire.flush()?;
-    Ok(Result { bytes, time: now - began, window })
+    Ok((Result { bytes, time: now - began, window }, ended))
 }
 
 struct Wire {

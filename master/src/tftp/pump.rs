@@ -220,7 +220,8 @@ impl Pump {
     fn begin(&mut self, begin: Begin, now: Instant) {
         let id = begin.ticket.id();
         let terms = begin.session.terms();
-        let segment = i32::from(terms.block_size) + DATA_HEADER as i32;
+        // 4 is DATA_HEADER: a length on the wire, at most 65468.
+        let segment = 4 + i32::from(terms.block_size);
         let segmented = terms.window > 1 && setsockopt(&begin.socket, UdpGsoSegment, &segment).is_ok();
         let listening = self.epoll.add(begin.socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id));
         let mut active = Active { begin, segmented, known_answered: false, fresh: 1, retransmitted: 0 };
