@@ -30,10 +30,10 @@ fn main() {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["serve", "tesela", directory] => serve_ours(Path::new(directory)),
         ["serve", "async-tftp", directory] => serve_async_tftp(Path::new(directory)),
-        [rest @ ..] => {
-            let number =
-                |index: usize, default: f64| rest.get(index).and_then(|n| n.parse().ok()).unwrap_or(default);
-            bench(number(0, 3.0) as usize, Duration::from_secs_f64(number(1, 1.5)));
+        rest => {
+            let rounds = rest.first().and_then(|n| n.parse().ok()).unwrap_or(3);
+            let seconds = rest.get(1).and_then(|n| n.parse().ok()).unwrap_or(1.5);
+            bench(rounds, Duration::from_secs_f64(seconds));
         }
     }
 }
@@ -136,11 +136,11 @@ fn measure(
     let mut running = start(name, server, files, atftpd);
     wait_for_port(server);
     let before = cpu_of(running.id());
-    let result = client.run(|| {
+    let (result, after) = client.run(|| {
         pin(1);
-        tftp::run(load).expect("the clients' packet socket")
+        tftp::run(load, || cpu_of(running.id())).expect("the clients' packet socket")
     });
-    let cpu = (cpu_of(running.id()) - before).as_secs_f64();
+    let cpu = (after - before).as_secs_f64();
     end(&mut running);
     let megabytes = result.bytes as f64 / 1e6;
     Figure { speed: megabytes / result.time.as_secs_f64(), cpu: cpu * 1e3 / megabytes, window: result.window }
