@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -11,8 +11,10 @@ use tesela::nfs::fs::{
     Time, Wcc, Written,
 };
 use tesela::nfs::memory::Memory;
-use tesela::nfs::{FileSystem, Limits};
-use tesela_tests::nfs::{Args, MOUNT, NFS, Serving, opaque, procedure};
+use tesela::nfs::{FileSystem, Limits, Server};
+use tesela_tests::nfs::{Args, Client, MOUNT, NFS, Serving, opaque, procedure};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::sync::CancellationToken;
 
 fn memory(blocking: bool) -> Arc<Memory> {
     Arc::new(Memory::new(1 << 30, blocking))
@@ -354,6 +356,32 @@ fn libnfs_lists_copies_and_reads() {
         let list = String::from_utf8(run("nfs-ls", &["-R", &url("")])).unwrap();
         assert!(list.contains("copy") && list.contains("12000000"), "{list}");
     });
+}
+
+#[test]
+fn the_portmapper_answers_over_tcp_and_udp() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = Server::portmapper(SocketAddr::from(([127, 0, 0, 1], 2049))).unwrap();
+    let (listener, socket) = runtime.block_on(async {
+        (TcpListener::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap())
+    });
+    let (stream, datagrams) = (listener.local_addr().unwrap(), socket.local_addr().unwrap());
+    let shutdown = CancellationToken::new();
+    let (over_tcp, over_udp, token, other) = (server.clone(), server, shutdown.clone(), shutdown.clone());
+    let serving = runtime.spawn(async move {
+        tokio::join!(over_tcp.serve(listener, token), over_udp.serve_datagrams(socket, other));
+    });
+    let nfs = Args::new().u32(100_003).u32(3).u32(6).u32(0);
+    let mut answer = Client::connect(stream).unwrap().call((100_000, 2), 3, &nfs).unwrap();
+    assert_eq!(answer.get_u32(), 2049);
+    let asker = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    asker.send_to(b"no call", datagrams).unwrap();
+    asker.send_to(&wire_call(3, (100_000, 2), 3, &nfs.0)[4..], datagrams).unwrap();
+    let mut reply = [0; 100];
+    let (len, _) = asker.recv_from(&mut reply).unwrap();
+    assert_eq!(reply[..len], *[&[0, 0, 0, 3, 0, 0, 0, 1][..], &[0; 16], &[0, 0, 8, 1]].concat());
+    shutdown.cancel();
+    runtime.block_on(serving).unwrap();
 }
 
 /// A call with its record mark; the credential is AUTH_NONE.

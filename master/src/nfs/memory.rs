@@ -444,7 +444,9 @@ impl Nodes {
         node.attr.nlink -= 1;
         node.attr.ctime = now();
         if node.attr.nlink == 0 || node.attr.kind == Kind::Directory {
-            self.used -= node.attr.size;
+            // A link's target has a size, too, but takes none of the capacity.
+            let taken = if let Body::File(data) = &node.body { data.len() as u64 } else { 0 };
+            self.used -= taken;
             self.all.remove(&id);
         }
         Ok(())

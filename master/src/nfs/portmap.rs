@@ -89,3 +89,42 @@ fn universal(address: IpAddr, port: u16) -> String {
     let [high, low] = port.to_be_bytes();
     format!("{address}.{high}.{low}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(version: u32, procedure: u32, arguments: &[u32]) -> Result<BytesMut, Denial> {
+        let (mut octets, mut out) = (BytesMut::new(), BytesMut::new());
+        octets.put_words(arguments);
+        let nfs = SocketAddr::from(([192, 0, 2, 1], 2049));
+        execute(nfs, version, procedure, &octets, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn the_port_of_nfs_and_mount_is_told() {
+        for program in [crate::nfs::PROGRAM, mount::PROGRAM] {
+            assert_eq!(ask(2, 3, &[program, 3, TCP, 0]).unwrap()[..], 2049u32.to_be_bytes());
+            assert_eq!(ask(2, 3, &[program, 3, UDP, 0]).unwrap()[..], [0; 4], "not over UDP");
+        }
+        assert_eq!(ask(2, 3, &[100_021, 4, TCP, 0]).unwrap()[..], [0; 4], "no lock manager");
+    }
+
+    #[test]
+    fn universal_addresses_are_told() {
+        let arguments = [crate::nfs::PROGRAM, 3, 3, u32::from_be_bytes(*b"tcp\0"), 0, 0];
+        let mut expected = BytesMut::new();
+        expected.put_opaque(b"192.0.2.1.8.1");
+        assert_eq!(ask(4, 3, &arguments).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_there_is_is_listed_and_nothing_can_be_registered() {
+        let list = ask(2, 4, &[]).unwrap();
+        assert_eq!(list.len(), 4 * 20 + 4);
+        assert_eq!(list[..20], *[[0, 0, 0, 1], [0, 1, 0x86, 0xa3], [0, 0, 0, 3], [0, 0, 0, 6], [0, 0, 8, 1]].as_flattened());
+        for procedure in [1, 2, 5] {
+            assert_eq!(ask(2, procedure, &[]), Err(Denial::NoProcedure));
+        }
+    }
+}
