@@ -143,7 +143,15 @@ impl Client {
         // stamp, an empty machine name, uid, gid, no groups
         put_opaque(&mut credential, &[0; 20]);
         credential.put_slice(&[0; 8]);
-        Ok(Self { stream, input: vec![0; 256 * 1024], taken: 0, filled: 0, output: Vec::new(), xid: 1, credential })
+        Ok(Self {
+            stream,
+            input: vec![0; 256 * 1024],
+            taken: 0,
+            filled: 0,
+            output: Vec::new(),
+            xid: 1,
+            credential,
+        })
     }
 
     /// The stream, for rude things.

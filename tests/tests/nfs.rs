@@ -64,7 +64,10 @@ fn all_22_procedures_answer() {
             (procedure::FSSTAT, Args::new().opaque(&root)),
             (procedure::FSINFO, Args::new().opaque(&root)),
             (procedure::PATHCONF, Args::new().opaque(&root)),
-            (procedure::RENAME, Args::new().opaque(&directory).opaque(b"hard").opaque(&root).opaque(b"moved")),
+            (
+                procedure::RENAME,
+                Args::new().opaque(&directory).opaque(b"hard").opaque(&root).opaque(b"moved"),
+            ),
             (procedure::REMOVE, Args::new().opaque(&root).opaque(b"moved")),
             (procedure::RMDIR, Args::new().opaque(&root).opaque(b"directory")),
         ] {
@@ -83,9 +86,17 @@ fn a_failure_carries_the_attributes_of_its_directory() {
         let root = client.mount("/").unwrap();
         let place = Args::new().opaque(&root).opaque(b"missing");
         let mut results = client.call(NFS, procedure::LOOKUP, &place).unwrap();
-        assert_eq!((results.get_u32(), results.get_u32(), results.get_u32()), (2, 1, 2), "NOENT, a directory");
+        assert_eq!(
+            (results.get_u32(), results.get_u32(), results.get_u32()),
+            (2, 1, 2),
+            "NOENT, a directory"
+        );
         let mut results = client.call(NFS, procedure::REMOVE, &place).unwrap();
-        assert_eq!((results.get_u32(), results.get_u32(), results.get_u32()), (2, 0, 1), "nothing before, but after");
+        assert_eq!(
+            (results.get_u32(), results.get_u32(), results.get_u32()),
+            (2, 0, 1),
+            "nothing before, but after"
+        );
         let dot = Args::new().opaque(&root).opaque(b"..");
         let mut results = client.call(NFS, procedure::RMDIR, &dot).unwrap();
         assert_eq!(results.get_u32(), 17);
@@ -104,7 +115,8 @@ fn reads_and_writes_of_all_sizes_come_back() {
             client
                 .nfs(procedure::WRITE, &Args::new().opaque(&file).u64(0).u32(count).u32(2).opaque(&data))
                 .unwrap();
-            let mut results = client.nfs(procedure::READ, &Args::new().opaque(&file).u64(0).u32(count)).unwrap();
+            let mut results =
+                client.nfs(procedure::READ, &Args::new().opaque(&file).u64(0).u32(count)).unwrap();
             results.advance(4 + 84 + 4 + 4);
             assert_eq!(opaque(&mut results), data, "{size} octets");
             assert!(results.is_empty());
@@ -150,9 +162,8 @@ fn a_directory_of_3000_entries_is_read_whole_and_once() {
             names.dedup();
             assert_eq!(names.len(), 3002);
         }
-        let mut results = client
-            .call(NFS, procedure::READDIR, &Args::new().opaque(&root).u64(0).u64(0).u32(100))
-            .unwrap();
+        let mut results =
+            client.call(NFS, procedure::READDIR, &Args::new().opaque(&root).u64(0).u64(0).u32(100)).unwrap();
         assert_eq!(results.get_u32(), 10_005, "TOOSMALL");
     });
 }
@@ -175,7 +186,8 @@ fn calls_are_answered_however_they_are_cut() {
             client.stream().write_all(&[*octet]).unwrap();
         }
         assert_eq!(client.reply().unwrap().xid, 7);
-        let burst: Vec<u8> = (0..500).flat_map(|xid| wire_call(xid, NFS, procedure::GETATTR, &args.0)).collect();
+        let burst: Vec<u8> =
+            (0..500).flat_map(|xid| wire_call(xid, NFS, procedure::GETATTR, &args.0)).collect();
         client.stream().write_all(&burst).unwrap();
         let mut xids: Vec<u32> = (0..500).map(|_| client.reply().unwrap().xid).collect();
         xids.sort_unstable();
@@ -210,7 +222,9 @@ fn what_is_not_served_is_denied_and_the_connection_goes_on() {
 #[test]
 fn a_stream_that_makes_no_sense_is_closed() {
     let serving = serving(false);
-    for nonsense in [&[0x7f, 0xff, 0xff, 0xff][..], &[0x80, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 1], b"GET / HTTP/1.1\r\n\r\n"] {
+    for nonsense in
+        [&[0x7f, 0xff, 0xff, 0xff][..], &[0x80, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 1], b"GET / HTTP/1.1\r\n\r\n"]
+    {
         let client = &mut serving.client().unwrap();
         client.stream().write_all(nonsense).unwrap();
         let mut rest = Vec::new();
@@ -344,7 +358,11 @@ fn libnfs_lists_copies_and_reads() {
         std::fs::write(local.path().join("up"), &data).unwrap();
         let run = |program: &str, args: &[&str]| {
             let output = Command::new(program).args(args).output().unwrap();
-            assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{program} {args:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             output.stdout
         };
         let up = local.path().join("up");
@@ -433,7 +451,14 @@ impl FileSystem for Gate {
     fn may_block(&self, call: Call) -> bool {
         call == Call::Change
     }
-    fn make(&self, who: &Caller, directory: &Handle, name: &[u8], what: Make<'_>, set: &SetAttr) -> FsResult<Made> {
+    fn make(
+        &self,
+        who: &Caller,
+        directory: &Handle,
+        name: &[u8],
+        what: Make<'_>,
+        set: &SetAttr,
+    ) -> FsResult<Made> {
         // Without an opener this fails, which is the panic that is wanted.
         let go = self.go.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.entered.send(()).unwrap();
@@ -458,7 +483,14 @@ impl FileSystem for Gate {
     fn read(&self, who: &Caller, file: &Handle, offset: u64, count: u32) -> FsResult<tesela::nfs::fs::Read> {
         self.memory.read(who, file, offset, count)
     }
-    fn write(&self, who: &Caller, file: &Handle, offset: u64, data: &[u8], stable: Stable) -> FsResult<Written> {
+    fn write(
+        &self,
+        who: &Caller,
+        file: &Handle,
+        offset: u64,
+        data: &[u8],
+        stable: Stable,
+    ) -> FsResult<Written> {
         self.memory.write(who, file, offset, data, stable)
     }
     fn commit(&self, who: &Caller, file: &Handle) -> FsResult<Wcc> {

@@ -50,7 +50,16 @@ impl Guest {
         let words = format!("console=ttyS0 quiet panic=-1 no_timer_check nfs={port}");
         let guest = Command::new("timeout")
             .arg(PATIENCE.as_secs().to_string())
-            .args(["qemu-system-x86_64", "-accel", "tcg", "-m", "384", "-nographic", "-no-reboot", "-nodefaults"])
+            .args([
+                "qemu-system-x86_64",
+                "-accel",
+                "tcg",
+                "-m",
+                "384",
+                "-nographic",
+                "-no-reboot",
+                "-nodefaults",
+            ])
             .args(["-serial", "stdio", "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile="])
             .arg("-kernel")
             .arg(only_entry(&kernel.join("boot"), "vmlinuz-"))
@@ -67,9 +76,9 @@ impl Guest {
     /// What it prints, until it ends.
     fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
         let console = self.0.stdout.take().expect("its output is piped");
-        BufReader::new(console).split(b'\n').map(|line| {
-            String::from_utf8_lossy(&line.expect("the pipe is read")).trim_end().to_owned()
-        })
+        BufReader::new(console)
+            .split(b'\n')
+            .map(|line| String::from_utf8_lossy(&line.expect("the pipe is read")).trim_end().to_owned())
     }
 }
 

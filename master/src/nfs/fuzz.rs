@@ -24,7 +24,8 @@ pub fn connection(data: &[u8]) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 2049));
     for programs in [Programs::Nfs { fs, mounts: Mounts::default() }, Programs::Portmapper(address)] {
         let counters = Arc::<Counters>::default();
-        let (calls, output) = serve(&Service::new(programs, Arc::clone(&counters)), usize::from(*step), stream);
+        let (calls, output) =
+            serve(&Service::new(programs, Arc::clone(&counters)), usize::from(*step), stream);
         assert_eq!(counters.faults.load(Relaxed), 0, "a panic while a call was carried out");
         assert_eq!(replies(output), calls, "every call gets one reply");
     }

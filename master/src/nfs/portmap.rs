@@ -122,7 +122,10 @@ mod tests {
     fn what_there_is_is_listed_and_nothing_can_be_registered() {
         let list = ask(2, 4, &[]).unwrap();
         assert_eq!(list.len(), 4 * 20 + 4);
-        assert_eq!(list[..20], *[[0, 0, 0, 1], [0, 1, 0x86, 0xa3], [0, 0, 0, 3], [0, 0, 0, 6], [0, 0, 8, 1]].as_flattened());
+        assert_eq!(
+            list[..20],
+            *[[0, 0, 0, 1], [0, 1, 0x86, 0xa3], [0, 0, 0, 3], [0, 0, 0, 6], [0, 0, 8, 1]].as_flattened()
+        );
         for procedure in [1, 2, 5] {
             assert_eq!(ask(2, procedure, &[]), Err(Denial::NoProcedure));
         }

@@ -39,8 +39,8 @@ fn bench(rounds: usize) -> io::Result<()> {
         Ok(path)
     };
     let peers = [
-        Peer::memory(12001, false)?,
-        Peer::memory(12002, true)?,
+        Peer::union(12001, &directory("union")?)?,
+        Peer::memory(12002)?,
         Peer::ganesha(12003, &directory("ganesha")?, scratch.path())?,
         Peer::nfsserve(12005, &directory("nfsserve")?)?,
     ];
@@ -72,7 +72,9 @@ fn bench(rounds: usize) -> io::Result<()> {
             print!(" {} |", show(median(samples.iter().map(|sample| Some((*sample)?.rate)))));
         }
         let ratio = |peer: usize, of: fn(Sample) -> f64| {
-            median(samples[0].iter().zip(&samples[peer]).map(|(own, other)| Some(of((*own)?) / of((*other)?))))
+            median(
+                samples[0].iter().zip(&samples[peer]).map(|(own, other)| Some(of((*own)?) / of((*other)?))),
+            )
         };
         println!(
             " **{}** | {} | {} |",

@@ -112,7 +112,12 @@ impl NFSFileSystem for Mirror {
         self.getattr(id).await
     }
 
-    async fn create(&self, directory: fileid3, name: &filename3, set: sattr3) -> Result<(fileid3, fattr3), nfsstat3> {
+    async fn create(
+        &self,
+        directory: fileid3,
+        name: &filename3,
+        set: sattr3,
+    ) -> Result<(fileid3, fattr3), nfsstat3> {
         let path = self.child(directory, name)?;
         fs::File::create(&path).await.map_err(status)?;
         path_setattr(&path, &set).await?;

@@ -1,6 +1,7 @@
 //! The servers that are measured, each a process of its own in a network namespace without a way out.
 
 use crate::mirror::Mirror;
+use crate::work;
 use nfsserve::tcp::{NFSTcp, NFSTcpListener};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -9,8 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tesela::nfs::memory::Memory;
+use tesela::nfs::union::{NodeExport, Union, Writes};
 use tesela::nfs::{FileSystem, Limits};
 use tesela_tests::nfs::{Client, Serving};
+
+/// The image of the node that the union serves, below its state directory.
+const BUILD: &str = "images/bench/1";
 
 /// A server that runs.
 pub struct Peer {
@@ -23,25 +28,35 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Ours, over a file system in memory that says of itself that it blocks, or not.
-    pub fn memory(port: u16, blocking: bool) -> io::Result<Self> {
-        let (name, kind) = if blocking { ("tesela, pool", "memory-pool") } else { ("tesela", "memory") };
-        Self::own(name, kind, port, Path::new("/"))
+    /// Ours, over the union of an image and a node's writes, with its state in a directory.
+    pub fn union(port: u16, state: &Path) -> io::Result<Self> {
+        let build = state.join(BUILD);
+        work::make_tree(&build.join("root"))?;
+        let index = tesela_node_image::index::scan(&build.join("root")).map_err(io::Error::other)?;
+        index.write(&build.join("index")).map_err(io::Error::other)?;
+        Self::own("tesela", "union", port, state, "/nodes/n1")
+    }
+
+    /// Ours, over a file system in memory that says of itself that it cannot block: the protocol alone.
+    pub fn memory(port: u16) -> io::Result<Self> {
+        Self::own("tesela, in memory", "memory", port, Path::new("/"), "/")
     }
 
     /// The nfsserve crate over a directory.
     pub fn nfsserve(port: u16, directory: &Path) -> io::Result<Self> {
-        Self::own("nfsserve", "nfsserve", port, directory)
+        work::make_tree(directory)?;
+        Self::own("nfsserve", "nfsserve", port, directory, "/")
     }
 
-    fn own(name: &'static str, kind: &str, port: u16, directory: &Path) -> io::Result<Self> {
+    fn own(name: &'static str, kind: &str, port: u16, directory: &Path, path: &str) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", kind, &port.to_string()]).arg(directory);
-        Self::start(name, &mut command, port, port, "/")
+        Self::start(name, &mut command, port, port, path)
     }
 
     /// NFS-Ganesha over a directory.
     pub fn ganesha(port: u16, directory: &Path, scratch: &Path) -> io::Result<Self> {
+        work::make_tree(directory)?;
         let (config, mount, path) = (scratch.join("ganesha.conf"), port + 1, directory.display());
         std::fs::write(
             &config,
@@ -59,7 +74,13 @@ impl Peer {
         Self::start("NFS-Ganesha", &mut command, port, mount, &path.to_string())
     }
 
-    fn start(name: &'static str, command: &mut Command, nfs: u16, mount: u16, path: &str) -> io::Result<Self> {
+    fn start(
+        name: &'static str,
+        command: &mut Command,
+        nfs: u16,
+        mount: u16,
+        path: &str,
+    ) -> io::Result<Self> {
         let child = command.stdin(Stdio::null()).spawn()?;
         let [nfs, mount] = [nfs, mount].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let mut peer = Self { name, nfs, mount, path: path.to_owned(), child };
@@ -110,7 +131,18 @@ pub fn serve(kind: &str, port: u16, directory: PathBuf) -> io::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let fs: Arc<dyn FileSystem> = match kind {
         "memory" => Arc::new(Memory::new(8 << 30, false)),
-        "memory-pool" => Arc::new(Memory::new(8 << 30, true)),
+        "union" => {
+            let union = Union::open(&directory).map_err(io::Error::other)?;
+            let node = NodeExport {
+                name: "n1".into(),
+                address: Some(Ipv4Addr::LOCALHOST.into()),
+                image_dir: directory.join(BUILD),
+                writes: Writes::Keep,
+            };
+            union.set_nodes(&[node]).map_err(|errors| io::Error::other(format!("{errors:?}")))?;
+            union.booted("n1", &[]).map_err(io::Error::other)?;
+            union
+        }
         "nfsserve" => {
             return tokio::runtime::Runtime::new()?.block_on(async {
                 let listener = NFSTcpListener::bind(&address.to_string(), Mirror::new(directory)).await?;

@@ -88,22 +88,37 @@ impl Work {
     }
 }
 
-/// Makes the file and the directory that are read, unless they are there.
+/// The content of the file that is read.
+fn pattern() -> Vec<u8> {
+    (0..=250u8).cycle().take(FILE).collect()
+}
+
+/// The name of an entry of the large directory.
+fn entry(number: usize) -> String {
+    format!("entry-number-{number:05}")
+}
+
+/// Makes what is read, in a directory.
+pub fn make_tree(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory.join("many"))?;
+    fs::write(directory.join("file"), pattern())?;
+    (0..ENTRIES).try_for_each(|number| fs::write(directory.join("many").join(entry(number)), ""))
+}
+
+/// Makes what is read by calls, where it is not there.
 pub fn prepare(peer: &Peer) -> io::Result<()> {
     let (mut client, root) = (peer.client()?, peer.root()?);
     if client.walk(&root, "file").is_ok() {
         return Ok(());
     }
     let file = client.make(procedure::CREATE, &root, "file", Args::new().u32(0).mode(Some(0o644)))?;
-    let data: Vec<u8> = (0..1 << 20).map(|at| (at % 251) as u8).collect();
-    for offset in (0..FILE).step_by(data.len()) {
-        let place = Args::new().opaque(&file).u64(offset as u64).u32(word(data.len()));
-        client.nfs(procedure::WRITE, &place.u32(0).opaque(&data))?;
+    for (number, data) in pattern().chunks(1 << 20).enumerate() {
+        let place = Args::new().opaque(&file).u64((number << 20) as u64).u32(word(data.len()));
+        client.nfs(procedure::WRITE, &place.u32(0).opaque(data))?;
     }
     let many = client.make(procedure::MKDIR, &root, "many", Args::new().mode(Some(0o755)))?;
     for number in 0..ENTRIES {
-        let name = format!("entry-number-{number:05}");
-        client.make(procedure::CREATE, &many, &name, Args::new().u32(0).mode(Some(0o644)))?;
+        client.make(procedure::CREATE, &many, &entry(number), Args::new().u32(0).mode(Some(0o644)))?;
     }
     Ok(())
 }
@@ -245,7 +260,8 @@ impl Tree {
 
     /// What it holds, in words.
     pub fn describe(&self) -> String {
-        let octets: usize = self.0.iter().map(|(_, node)| if let Node::File(data) = node { data.len() } else { 0 }).sum();
+        let octets: usize =
+            self.0.iter().map(|(_, node)| if let Node::File(data) = node { data.len() } else { 0 }).sum();
         format!("{} files, directories and links, {:.1} MB", self.0.len(), octets as f64 / 1e6)
     }
 
@@ -255,7 +271,8 @@ impl Tree {
         let top = client.make(procedure::MKDIR, &root, name, Args::new().mode(Some(0o755)))?;
         let mut directories = std::collections::HashMap::from([(PathBuf::new(), top)]);
         for (path, node) in &self.0 {
-            let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
+            else {
                 continue;
             };
             let Some(parent) = directories.get(parent) else { continue };
@@ -275,7 +292,8 @@ impl Tree {
                 }
                 Node::File(data) => {
                     // O_CREAT and O_EXCL: EXCLUSIVE, and the mode set behind it.
-                    let made = client.make(procedure::CREATE, parent, name, Args::new().u32(2).u64(0x7e5e_1a00))?;
+                    let made =
+                        client.make(procedure::CREATE, parent, name, Args::new().u32(2).u64(0x7e5e_1a00))?;
                     client.nfs(procedure::SETATTR, &Args::new().opaque(&made).mode(Some(0o644)).u32(0))?;
                     write_file(&mut client, &made, data)?;
                     set_times(&mut client, &made)?;
