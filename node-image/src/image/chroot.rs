@@ -71,6 +71,10 @@ pub fn install(
     let file = |name: &'static str| move |error| BuildError::File { path: name.into(), error };
     const POLICY: &str = "usr/sbin/policy-rc.d";
     root.write(POLICY, b"#!/bin/sh\nexit 101\n", 0o755).map_err(file(POLICY))?;
+    if root.exists("etc/initramfs-tools") {
+        const INITRAMFS: &str = "etc/initramfs-tools/update-initramfs.conf";
+        root.write(INITRAMFS, b"update_initramfs=no\nbackup_initramfs=no\n", 0o644).map_err(file(INITRAMFS))?;
+    }
     const RESOLVER: &str = "etc/resolv.conf";
     let kept = root.place(RESOLVER).map_err(file(RESOLVER))?;
     let aside = root.place("etc/.resolv.conf.kept").map_err(file(RESOLVER))?;
