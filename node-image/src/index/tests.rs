@@ -72,3 +72,15 @@ fn a_damaged_index_is_an_error() {
         fuzz(&damaged[..whole.len() - blake3::OUT_LEN]);
     }
 }
+
+/// What the fuzzer found worth keeping is read again.
+#[test]
+fn the_corpus_of_indexes() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/image_index");
+    let mut count = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        fuzz(&std::fs::read(entry.unwrap().path()).unwrap());
+        count += 1;
+    }
+    assert!(count > 0);
+}

@@ -171,7 +171,7 @@ impl Node {
         result
     }
 
-    fn copy(&self, id: ObjectId, content: &Content, limit: u64) -> io::Result<File> {
+    pub(super) fn copy(&self, id: ObjectId, content: &Content, limit: u64) -> io::Result<File> {
         let path = self.data_path(id);
         let beside = path.with_extension("new");
         let mut options = File::options();

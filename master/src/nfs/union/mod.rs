@@ -28,6 +28,7 @@ mod names;
 mod node;
 mod numbers;
 mod object;
+mod rebase;
 mod record;
 mod rendered;
 mod report;

@@ -3,6 +3,7 @@
 mod cases;
 mod crash;
 mod model;
+mod moving;
 mod rendering;
 
 use std::collections::BTreeMap;
@@ -198,4 +199,16 @@ struct Seen {
     content: String,
     /// The first path of the same object.
     same_as: PathBuf,
+}
+
+/// What the fuzzer found worth keeping is read again.
+#[test]
+fn the_corpus_of_journals() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/journal");
+    let mut count = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        fuzz_journal(&std::fs::read(entry.unwrap().path()).unwrap());
+        count += 1;
+    }
+    assert!(count > 0);
 }
