@@ -1,6 +1,8 @@
 //! A whole cluster: a BIOS and a UEFI machine boot over the network to members, and live through what
 //! their master does. One test, for a boot in software emulation takes its time.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;

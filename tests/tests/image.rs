@@ -2,6 +2,8 @@
 //!
 //! Run as root: an image holds files of any owner, and one test mounts a small file system to fill it.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

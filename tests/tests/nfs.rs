@@ -1,5 +1,7 @@
 //! The NFS server over real sockets: what a connection does, and clients that nobody here wrote.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use bytes::{Buf, BytesMut};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -110,7 +112,7 @@ fn reads_and_writes_of_all_sizes_come_back() {
         let root = client.mount("/").unwrap();
         let file = client.make(procedure::CREATE, &root, "file", unchecked()).unwrap();
         for size in [0usize, 1, 2, 3, 4, 2047, 2048, 2049, 8192, 131_073, 1 << 20] {
-            let data: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            let data: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
             let count = u32::try_from(size).unwrap();
             client
                 .nfs(procedure::WRITE, &Args::new().opaque(&file).u64(0).u32(count).u32(2).opaque(&data))

@@ -1,6 +1,8 @@
 //! The Linux kernel's NFS client: Debian's kernel in a virtual machine mounts our server and works on it,
 //! over a restart of the server, too. Needs QEMU, busybox-static, cpio, kmod and Debian's package server.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};

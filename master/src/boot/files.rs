@@ -194,15 +194,18 @@ impl Site {
     ) -> Result<BootVariables, FileError> {
         let settings = node.settings();
         let image = settings.image.value.as_deref().unwrap_or_default();
-        let build = tesela_node_image::image::current(&self.paths().state, image)
+        let current = tesela_node_image::image::current(&self.paths().state, image)
             .map_err(|error| FileError::Ours(error.to_string()))?
             .ok_or_else(|| {
                 FileError::Ours(format!("the image `{image}` is not built; run `tesela image build {image}`"))
             })?;
-        let base = format!("/images/{image}/{}", build.build);
+        let kept = self.roots().and_then(|roots| roots.next_build(self, &node.name));
+        let build = kept.filter(|_| settings.root.value == Root::Nfs).unwrap_or_else(|| current.path.clone());
+        let base = build.strip_prefix(&self.paths().state).unwrap_or(&build);
+        let base = format!("/{}", base.display());
         let mut words = self.command_line(generation, node, peer);
         if settings.root.value == Root::Ram {
-            let digest = build.info.squashfs_sha256.as_deref().ok_or_else(|| {
+            let digest = current.info.squashfs_sha256.as_deref().ok_or_else(|| {
                 FileError::Ours(format!(
                     "the image `{image}` was built before a profile had `root: ram`; run `tesela image build {image}`"
                 ))
@@ -245,7 +248,8 @@ fn made(text: String) -> File {
 }
 
 fn loader(name: &str) -> Result<PathBuf, FileError> {
-    let loaders = tesela_node_image::loaders::loaders().map_err(|error| FileError::Ours(error.to_string()))?;
+    let loaders =
+        tesela_node_image::loaders::loaders().map_err(|error| FileError::Ours(error.to_string()))?;
     Ok(match name {
         IPXE_BIOS => loaders.undionly,
         IPXE_EFI => loaders.ipxe_efi,

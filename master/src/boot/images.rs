@@ -39,9 +39,11 @@ impl NodePrograms {
         }
         places.push("/usr/lib/tesela".into());
         let find = |program: &'static str| {
-            places.iter().map(|place| place.join(program)).find(|path| path.is_file()).ok_or_else(|| NoProgram {
-                program,
-                places: places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
+            places.iter().map(|place| place.join(program)).find(|path| path.is_file()).ok_or_else(|| {
+                NoProgram {
+                    program,
+                    places: places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
+                }
             })
         };
         Ok(Self { stage1: find("stage1")?, teselad: find("teselad")? })

@@ -10,8 +10,8 @@ mod site;
 
 pub use accept::{AcceptError, Acceptance};
 pub use files::{File, FileError, Request, neighbour};
-pub use images::{NoProgram, NodePrograms, spec as image_spec};
 pub use generation::{Generation, adopted_name};
+pub use images::{NoProgram, NodePrograms, spec as image_spec};
 pub use site::{ApplyError, Paths, Roots, Site, Tokens, applied_path, replace_file};
 
 /// TCP port of enrolment and of the agents' channel.

@@ -70,6 +70,8 @@ pub trait Roots: Send + Sync {
     fn moved(&self, site: &Site, node: &str, address: Ipv4Addr);
     /// A node boots and is about to mount its root. `Err` says why it cannot.
     fn booting(&self, site: &Site, node: &str) -> Result<(), String>;
+    /// The folder of the build that a node has at its next boot; `None` where it has no root here yet.
+    fn next_build(&self, site: &Site, node: &str) -> Option<PathBuf>;
     /// The content of a path as the node sees it now; `Err` says why there is none.
     fn read(&self, node: &str, path: &str) -> Result<Vec<u8>, String>;
     /// The paths where a node's own version was kept aside for the template's.
@@ -163,8 +165,11 @@ impl Site {
         let cluster = parse(&text, &self.paths.config)?;
         let before = self.current();
         let restarting = cluster::plan(&before.cluster, &cluster).master;
-        let restarting: Vec<_> =
-            restarting.into_iter().filter(|change| change.effect >= Effect::Restart).map(|c| c.setting).collect();
+        let restarting: Vec<_> = restarting
+            .into_iter()
+            .filter(|change| change.effect >= Effect::Restart)
+            .map(|c| c.setting)
+            .collect();
         if !restarting.is_empty() {
             return Err(ApplyError::NeedsRestart(restarting.join(", ")));
         }

@@ -66,17 +66,26 @@ fn build(common: &Common, names: &[String], refresh: bool) -> Outcome {
     for name in &names {
         let spec = image_spec(&cluster, name, &programs.teselad, refresh).ok_or_else(|| {
             let known: Vec<_> = cluster.images.keys().map(String::as_str).collect();
-            miette::miette!("there is no image `{name}` in {} (there are: {})", common.config.display(), known.join(", "))
+            miette::miette!(
+                "there is no image `{name}` in {} (there are: {})",
+                common.config.display(),
+                known.join(", ")
+            )
         })?;
         let mut teller = Teller::new(name);
-        let built = image::build(&spec, &common.state, &programs.stage1, &mut |progress| teller.tell(progress));
+        let built =
+            image::build(&spec, &common.state, &programs.stage1, &mut |progress| teller.tell(progress));
         teller.end();
         let built = built.into_diagnostic()?;
         if built.reused {
             println!("{name}: nothing has changed; nodes boot build {}", built.build);
         } else {
             let BuildInfo { kernel, size, seconds, dropped_xattrs, .. } = &built.info;
-            println!("{name}: build {} in {seconds} s: kernel {kernel}, {} MB", built.build, size / 1_000_000);
+            println!(
+                "{name}: build {} in {seconds} s: kernel {kernel}, {} MB",
+                built.build,
+                size / 1_000_000
+            );
             for (path, attributes) in dropped_xattrs {
                 println!("{name}: {path}: an NFS root cannot carry {}", attributes.join(", "));
             }
@@ -107,7 +116,9 @@ impl Teller {
 
     fn tell(&mut self, progress: Progress) {
         match (&self.bar, progress) {
-            (Some(bar), Progress::Step { number, of, what }) => bar.set_message(format!("{number}/{of} {what}")),
+            (Some(bar), Progress::Step { number, of, what }) => {
+                bar.set_message(format!("{number}/{of} {what}"))
+            }
             (None, Progress::Step { number, of, what }) => eprintln!("{}: {number}/{of} {what}", self.image),
             (_, Progress::Detail(_)) => {}
         }

@@ -21,9 +21,10 @@ pub(crate) fn run(common: &Common, log: LogFormat) -> Outcome {
         },
         socket: common.socket.clone(),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|source| {
-        miette::miette!("the services' threads cannot be started: {source}")
-    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| miette::miette!("the services' threads cannot be started: {source}"))?;
     let served = runtime.block_on(serve::run(options, |site| {
         tracing::info!(
             cluster = site.current().cluster.name,
@@ -50,10 +51,15 @@ fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Json => registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).init(),
+        LogFormat::Json => {
+            registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).init()
+        }
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            let text = tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours).with_writer(std::io::stderr);
+            let text = tracing_subscriber::fmt::layer()
+                .with_target(false)
+                .with_ansi(colours)
+                .with_writer(std::io::stderr);
             if std::env::var_os("JOURNAL_STREAM").is_some() {
                 registry.with(text.without_time()).init();
             } else {

@@ -9,6 +9,7 @@ mod report;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,13 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
 use axum::http::{Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tower_http::services::ServeFile;
 
@@ -28,6 +36,10 @@ pub use metrics::Metrics;
 
 /// A machine that has not sent its request after so long is cut off.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections at once: a whole room that powers on, several times over.
+const CONNECTIONS: usize = 4096;
+/// How long no connection is accepted after an error that says the host is out of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest report.
 const REPORT_LIMIT: usize = 16 * 1024;
 
@@ -50,14 +62,53 @@ pub fn router(service: Service) -> Router {
         .with_state(service)
 }
 
-/// Serves until `stop` resolves; what is under way then is finished.
-pub async fn serve(
-    listener: tokio::net::TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop).await
+/// Serves until `stop`; what is under way then is finished.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = TaskTracker::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (router, stop) = (router.clone(), stop.clone());
+                connections.spawn(async move {
+                    connection(stream, peer, router, stop).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an HTTP connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "HTTP connection closed");
+    }
 }
 
 async fn file(
@@ -77,10 +128,9 @@ async fn file(
     let site = Arc::clone(&service.site);
     let wanted = path.clone();
     // It may read the image's description from the disk.
-    let found = tokio::task::spawn_blocking(move || {
-        site.file(&boot::Request { path: &wanted, query: &query, peer })
-    })
-    .await;
+    let found =
+        tokio::task::spawn_blocking(move || site.file(&boot::Request { path: &wanted, query: &query, peer }))
+            .await;
     let found = match found {
         Ok(found) => found,
         Err(error) => Err(FileError::Ours(error.to_string())),

@@ -63,7 +63,9 @@ pub(super) async fn report(
     }
     if matches!(report.stage, ReportedStage::Stage1) && report.detail.is_none() {
         let (site, name) = (Arc::clone(site), node.name.clone());
-        let ready = tokio::task::spawn_blocking(move || site.roots().map_or(Ok(()), |roots| roots.booting(&site, &name)));
+        let ready = tokio::task::spawn_blocking(move || {
+            site.roots().map_or(Ok(()), |roots| roots.booting(&site, &name))
+        });
         if let Err(why) = ready.await.unwrap_or_else(|error| Err(error.to_string())) {
             service.site.inventory.failed(&node.name, &why);
             return (StatusCode::SERVICE_UNAVAILABLE, why + "\n");

@@ -74,7 +74,9 @@ pub(super) fn refresh(site: &Arc<Site>, agents: &Agents) -> super::roots::Refres
             let told = match agents.refresh(&node, paths.iter().cloned(), REFRESH_PATIENCE).await {
                 Ok(()) => format!("sees what changed in {}", paths.join(", ")),
                 // A node that does not run sees everything when it boots.
-                Err(error) if site.inventory.node(&node).is_some_and(|state| state.stage == Stage::Member) => {
+                Err(error)
+                    if site.inventory.node(&node).is_some_and(|state| state.stage == Stage::Member) =>
+                {
                     format!("may see what changed in {} late: {error}", paths.join(", "))
                 }
                 Err(_) => return,

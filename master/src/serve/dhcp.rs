@@ -9,8 +9,8 @@ use crate::boot::firmware::{self, Firmware, Next, Program};
 use crate::boot::{Generation, Site};
 use crate::cluster::{Boot, Cluster, Loader, Mac, Node, Unknown};
 use crate::dhcp::{
-    self, Arch, BootFile, Client, Config, Decision, Exchange, Kind, LeaseState, Leases, Mode, Network, Outcome,
-    Policy, Server, Silence, StartError, Terms,
+    self, Arch, BootFile, Client, Config, Decision, Exchange, Kind, LeaseState, Leases, Mode, Network,
+    Outcome, Policy, Server, Silence, StartError, Terms,
 };
 use crate::inventory::{Sighting, Stage, Timestamp};
 
@@ -100,7 +100,8 @@ impl ByCluster {
         let from_disk = settings.is_some_and(|s| s.boot.value == Boot::Disk);
         let mut network = self.network(generation);
         if let Some(s) = settings
-            && (s.gateway.value != generation.cluster.master.gateway || s.dns.value != generation.cluster.master.dns)
+            && (s.gateway.value != generation.cluster.master.gateway
+                || s.dns.value != generation.cluster.master.dns)
         {
             let own = Network {
                 routers: s.gateway.value.into_iter().collect(),
@@ -122,9 +123,7 @@ impl ByCluster {
         let master = &generation.cluster.master;
         let url = |path: &str| format!("http://{}:{}/{path}", master.address.addr(), master.http_port);
         match firmware::next(firmware_of(client), program_of(client), loader) {
-            Next::Tftp(file) => {
-                Some(BootFile::Tftp { server: master.address.addr(), file: file.to_owned() })
-            }
+            Next::Tftp(file) => Some(BootFile::Tftp { server: master.address.addr(), file: file.to_owned() }),
             Next::Http(file) if file == firmware::IPXE_SCRIPT => {
                 let uuid = client.uuid.map(|uuid| format!("&uuid={uuid}")).unwrap_or_default();
                 Some(BootFile::Url(url(&format!("{file}?mac={}{uuid}", client.mac))))
@@ -158,7 +157,12 @@ impl ByCluster {
         match client.kind {
             Kind::Ipxe if in_loader => {}
             Kind::Pxe | Kind::Http | Kind::Ipxe => {
-                self.site.inventory.reached(&node.name, Stage::Dhcp, machine, "its firmware asks for an address");
+                self.site.inventory.reached(
+                    &node.name,
+                    Stage::Dhcp,
+                    machine,
+                    "its firmware asks for an address",
+                );
             }
             Kind::Stage1 | Kind::Other => {}
         }
@@ -187,7 +191,9 @@ impl Policy for ByCluster {
     fn is_reserved(&self, address: Ipv4Addr) -> bool {
         let generation = self.site.current();
         let master = &generation.cluster.master;
-        generation.node_at(address).is_some() || master.gateway == Some(address) || master.dns.contains(&address)
+        generation.node_at(address).is_some()
+            || master.gateway == Some(address)
+            || master.dns.contains(&address)
     }
 
     fn observe(&self, exchange: &Exchange<'_>) {

@@ -87,8 +87,7 @@ fn explain(
 
 /// The socket of the local tools: only its owner and root may open it.
 pub(super) fn unix(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
-    let failed =
-        |source| ListenError::Failed { service: "the API", at: path.display().to_string(), source };
+    let failed = |source| ListenError::Failed { service: "the API", at: path.display().to_string(), source };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(failed)?;
     }

@@ -100,7 +100,9 @@ pub(super) fn of(
         Box::new(move || of_nodes(&site)),
         Box::new(move || {
             let counts = dhcp_server.counters().snapshot();
-            counts.map(|(name, value)| Sample::counter(format!("dhcp_{name}"), "DHCP, since the start.", value)).collect()
+            counts
+                .map(|(name, value)| Sample::counter(format!("dhcp_{name}"), "DHCP, since the start.", value))
+                .collect()
         }),
         Box::new(move || of_tftp(&tftp_counters)),
         Box::new(move || of_nfs(&nfs_counters)),
@@ -119,7 +121,11 @@ fn of_nodes(site: &Site) -> Vec<Sample> {
         stuck += u64::from(state.overran == Some(state.stage));
     }
     vec![
-        Sample { label: "stage", values: by_stage, ..Sample::gauge("nodes", "Nodes that were heard of, by stage.", 0) },
+        Sample {
+            label: "stage",
+            values: by_stage,
+            ..Sample::gauge("nodes", "Nodes that were heard of, by stage.", 0)
+        },
         Sample::gauge("nodes_lost", "Nodes whose agent was connected and is not.", lost),
         Sample::gauge("nodes_stuck", "Nodes that overran the limit of their stage.", stuck),
         Sample::gauge("generation", "The generation of the cluster in force.", generation.number),
@@ -146,7 +152,8 @@ fn of_nfs(counters: &nfs::Counters) -> Vec<Sample> {
         counters.procedures().map(|(name, calls, errors)| (name.to_owned(), pick(calls, errors))).collect()
     };
     let count = |name, help, value: &AtomicU64| Sample::counter(name, help, value.load(Relaxed));
-    let labelled = |name, help, values| Sample { label: "procedure", values, ..Sample::counter(name, help, 0) };
+    let labelled =
+        |name, help, values| Sample { label: "procedure", values, ..Sample::counter(name, help, 0) };
     vec![
         labelled("nfs_calls", "NFS calls.", per_procedure(|calls, _| calls)),
         labelled("nfs_errors", "NFS calls that failed.", per_procedure(|_, errors| errors)),

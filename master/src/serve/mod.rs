@@ -22,8 +22,8 @@ use crate::cluster::DhcpMode;
 use crate::control::{Agents, Control};
 use crate::dhcp::{SqliteLeases, StartError, find_servers};
 use crate::inventory::{self, Inventory};
-use crate::nfs::union::UnionError;
 use crate::keys::Keys;
+use crate::nfs::union::UnionError;
 use crate::{http, nfs, sntp, web};
 
 pub use listen::ListenError;
@@ -149,7 +149,8 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     let dhcp_server = Arc::new(dhcp::start(&site, leases)?);
 
     let control_metrics = crate::control::Metrics::default();
-    let metrics = Arc::new(metrics::of(&site, &dhcp_server, &nfs_server, tftp_server.counters(), &control_metrics));
+    let metrics =
+        Arc::new(metrics::of(&site, &dhcp_server, &nfs_server, tftp_server.counters(), &control_metrics));
     let control = Arc::new(Control {
         tls: keys.server_config(address)?,
         keys,
@@ -166,7 +167,7 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     });
     tasks.spawn(told("TFTP", tftp_server.run(Arc::new(tftp::BySite(Arc::clone(&site))), stop.clone())));
     let router = http::router(http::Service { site: Arc::clone(&site), metrics });
-    tasks.spawn(told("HTTP", http::serve(http_socket, router, stop.clone().cancelled_owned())));
+    tasks.spawn(http::serve(http_socket, router, stop.clone()));
     let api = axum::serve(api_socket, web::router(web::Api { site: Arc::clone(&site) }));
     tasks.spawn(told("the API", api.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
     tasks.spawn(watch::templates(Arc::clone(&site), stop.clone()));
@@ -212,10 +213,7 @@ async fn refuse_beside_another(site: &Site) -> Result<(), ServeError> {
 }
 
 /// A service that ends by itself is told; the others go on.
-async fn told<E: std::fmt::Display>(
-    service: &'static str,
-    running: impl Future<Output = Result<(), E>>,
-) {
+async fn told<E: std::fmt::Display>(service: &'static str, running: impl Future<Output = Result<(), E>>) {
     if let Err(error) = running.await {
         tracing::error!(service, %error, "the service ended");
     }
@@ -225,7 +223,8 @@ async fn told<E: std::fmt::Display>(
 /// already stays.
 fn spawn_portmapper(nfs: SocketAddr, tasks: &TaskTracker, stop: &CancellationToken) {
     let at = SocketAddr::from((nfs.ip(), PORTMAPPER_PORT));
-    let sockets = listen::tcp("the portmapper", at).and_then(|tcp| Ok((tcp, listen::udp("the portmapper", at)?)));
+    let sockets =
+        listen::tcp("the portmapper", at).and_then(|tcp| Ok((tcp, listen::udp("the portmapper", at)?)));
     let started = sockets.map_err(|error| error.to_string()).and_then(|(tcp, udp)| {
         let server = nfs::Server::portmapper(nfs).map_err(|error| error.to_string())?;
         let (datagrams, stop_too) = (server.clone(), stop.clone());
@@ -267,7 +266,8 @@ async fn watch_limits(site: Arc<Site>, stop: CancellationToken) {
 
 /// SIGHUP applies cluster.yaml; SIGTERM and SIGINT end the service.
 async fn until_told_to_stop(site: &Arc<Site>) -> Result<(), ServeError> {
-    let on = |kind| signal(kind).map_err(|source| ServeError::Machine { what: "signals cannot be had", source });
+    let on =
+        |kind| signal(kind).map_err(|source| ServeError::Machine { what: "signals cannot be had", source });
     let (mut hangup, mut terminate, mut interrupt) =
         (on(SignalKind::hangup())?, on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     loop {

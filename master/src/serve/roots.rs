@@ -37,8 +37,7 @@ impl UnionRoots {
     /// Serves the nodes of the generation in force. A node whose image is not built is not served yet.
     fn export(&self, site: &Site) {
         let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted: Vec<_> =
-            site.current().nodes().iter().filter_map(|node| export_of(site, node)).collect();
+        let wanted: Vec<_> = site.current().nodes().iter().filter_map(|node| export_of(site, node)).collect();
         if *exports != wanted {
             for error in self.union.set_nodes(&wanted).err().into_iter().flatten() {
                 tracing::error!("{error}");
@@ -56,11 +55,19 @@ impl UnionRoots {
         match applied {
             Ok(applied) if !applied.directories.is_empty() => {
                 let directories = applied.directories.iter();
-                (self.refresh)(&node.name, directories.map(|path| path.to_string_lossy().into_owned()).collect());
+                (self.refresh)(
+                    &node.name,
+                    directories.map(|path| path.to_string_lossy().into_owned()).collect(),
+                );
             }
             Ok(_) => {}
             Err(error) => {
-                site.inventory.event(Some(&node.name), None, None, format!("its files are as they were: {error}"));
+                site.inventory.event(
+                    Some(&node.name),
+                    None,
+                    None,
+                    format!("its files are as they were: {error}"),
+                );
             }
         }
     }
@@ -96,6 +103,12 @@ impl Roots for UnionRoots {
         self.union.booted(&node.name, &files_of(site, node)?).map(drop).map_err(|error| error.to_string())
     }
 
+    fn next_build(&self, site: &Site, node: &str) -> Option<PathBuf> {
+        // An image may have been built since the last generation.
+        self.export(site);
+        self.union.next_build(node).ok()
+    }
+
     fn read(&self, node: &str, path: &str) -> Result<Vec<u8>, String> {
         self.union
             .read_path(node, Path::new(path), MOST_PRINTED)
@@ -109,9 +122,13 @@ impl Roots for UnionRoots {
         let told = conflicts.iter().map(|conflict| {
             let path = conflict.path.display();
             match conflict.state {
-                ConflictState::Held => format!("{path}: the node's own version holds until the template changes"),
+                ConflictState::Held => {
+                    format!("{path}: the node's own version holds until the template changes")
+                }
                 ConflictState::Aside { size } => {
-                    format!("{path}: the template's version holds; the node's, of {size} octets, is kept aside")
+                    format!(
+                        "{path}: the template's version holds; the node's, of {size} octets, is kept aside"
+                    )
                 }
             }
         });

@@ -1,6 +1,6 @@
 //! Follows the templates of `/etc/tesela/templates`: an edit is in force a moment after it is saved.
 
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,9 +48,16 @@ pub(super) async fn templates(site: Arc<Site>, stop: CancellationToken) {
         let site_now = Arc::clone(&site);
         let outcome = tokio::task::spawn_blocking(move || site_now.reload_templates()).await;
         match outcome {
-            Ok(Ok(_)) => site.inventory.event(None, None, None, "templates were edited, and are in force".into()),
+            Ok(Ok(_)) => {
+                site.inventory.event(None, None, None, "templates were edited, and are in force".into())
+            }
             Ok(Err(error)) => {
-                site.inventory.event(None, None, None, format!("templates were edited, and the old ones stay in force: {error}"));
+                site.inventory.event(
+                    None,
+                    None,
+                    None,
+                    format!("templates were edited, and the old ones stay in force: {error}"),
+                );
             }
             Err(error) => tracing::error!(%error, "reading the templates again failed"),
         }
@@ -66,12 +73,19 @@ impl AsRawFd for Watch {
     }
 }
 
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 fn watch_tree(directory: &Path) -> nix::Result<Option<AsyncFd<Watch>>> {
     if !directory.is_dir() {
         return Ok(None);
     }
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     add_tree(&inotify, directory)?;
+    #[expect(deprecated, reason = "a Watch keeps one descriptor for life, which is all that is asked of it")]
     AsyncFd::new(Watch(inotify)).map(Some).map_err(|_| nix::errno::Errno::EINVAL)
 }
 
@@ -83,7 +97,8 @@ fn add_tree(inotify: &Inotify, directory: &Path) -> nix::Result<()> {
         | AddWatchFlags::IN_CREATE
         | AddWatchFlags::IN_ONLYDIR;
     inotify.add_watch(directory, edits)?;
-    let entries = std::fs::read_dir(directory).map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
+    let entries = std::fs::read_dir(directory)
+        .map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             add_tree(inotify, &entry.path())?;

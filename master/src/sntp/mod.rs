@@ -97,7 +97,8 @@ fn is_about_a_client(error: &io::Error) -> bool {
 /// # Panics
 /// Where that does not hold.
 pub fn fuzz(data: &[u8]) {
-    let clock = Clock { synchronised: data.len().is_multiple_of(2), precision: -20, error_microseconds: u64::MAX };
+    let clock =
+        Clock { synchronised: data.len().is_multiple_of(2), precision: -20, error_microseconds: u64::MAX };
     if let Some(reply) = answer(data, NtpTime::now(), &clock) {
         assert_eq!(data[0] & 7, MODE_CLIENT);
         assert_eq!((reply[0] & 7, reply[0] & 0x38), (MODE_SERVER, data[0] & 0x38));

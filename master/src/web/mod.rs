@@ -126,9 +126,9 @@ async fn file(
         Some(roots) => roots.read(&name, &file.path),
         None => Err("the roots are not served yet".into()),
     })
-        .await
-        .map_err(|e| Failed(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?
-        .map_err(|why| Failed(StatusCode::NOT_FOUND, why))
+    .await
+    .map_err(|e| Failed(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?
+    .map_err(|why| Failed(StatusCode::NOT_FOUND, why))
 }
 
 async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Json<()> {

@@ -48,6 +48,18 @@ pub fn run(
     if status.success() { Ok(()) } else { Err(failed(status.to_string(), last)) }
 }
 
+/// What [`apart`] needs: a program and its package.
+pub const APART: (&str, &str) = ("setpriv", "util-linux");
+
+/// A program in mount and process namespaces of its own, which all end with this process: whatever it
+/// mounts in a tree is gone with it, so that removing a tree that a killed build left never leads out of it.
+pub fn apart(program: &str) -> Command {
+    let mut command = Command::new(APART.0);
+    command.args(["--pdeathsig", "KILL"]);
+    command.args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", program]);
+    command
+}
+
 /// Installs Debian packages in a tree that has apt, those that are not there yet.
 ///
 /// No service is started (policy-rc.d), no initramfs of Debian's own is made, and the master's name
@@ -73,7 +85,8 @@ pub fn install(
     root.write(POLICY, b"#!/bin/sh\nexit 101\n", 0o755).map_err(file(POLICY))?;
     if root.exists("etc/initramfs-tools") {
         const INITRAMFS: &str = "etc/initramfs-tools/update-initramfs.conf";
-        root.write(INITRAMFS, b"update_initramfs=no\nbackup_initramfs=no\n", 0o644).map_err(file(INITRAMFS))?;
+        root.write(INITRAMFS, b"update_initramfs=no\nbackup_initramfs=no\n", 0o644)
+            .map_err(file(INITRAMFS))?;
     }
     const RESOLVER: &str = "etc/resolv.conf";
     let kept = root.place(RESOLVER).map_err(file(RESOLVER))?;
@@ -100,13 +113,10 @@ fn apt(root: &Path, arguments: &[&str], progress: &mut dyn FnMut(Progress)) -> R
                           exec chroot \"$0\" /usr/bin/env DEBIAN_FRONTEND=noninteractive INITRD=No LC_ALL=C.UTF-8 \
                           PATH=/usr/sbin:/usr/bin:/sbin:/bin apt-get -o Dpkg::Options::=--force-confold \
                           -o Dpkg::Use-Pty=0 -q \"$@\"";
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", SCRIPT])
-        .arg(root)
-        .args(arguments);
+    let mut command = apart("sh");
+    command.args(["-c", SCRIPT]).arg(root).args(arguments);
     let what = format!("apt-get {} in the image", arguments.join(" "));
-    run(&mut command, &what, ("unshare", "util-linux"), progress)
+    run(&mut command, &what, APART, progress)
 }
 
 /// Whether dpkg's database has the package as installed.

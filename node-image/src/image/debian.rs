@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use super::{BuildError, ImageSpec, Progress, chroot};
 
@@ -35,7 +34,10 @@ pub fn build(
     }
     let mut packages: Vec<&str> = BASE.to_vec();
     packages.extend(spec.packages.iter().map(String::as_str));
-    let mut command = Command::new("mmdebstrap");
+    if !Path::new("/usr/bin/mmdebstrap").is_file() {
+        return Err(BuildError::Missing { program: "mmdebstrap", package: "mmdebstrap" });
+    }
+    let mut command = chroot::apart("mmdebstrap");
     command.args(["--variant=minbase", "--format=directory"]);
     command.args(["--aptopt=Apt::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""]);
     command.args(EXCLUDED.iter().map(|option| format!("--dpkgopt={option}")));
@@ -50,7 +52,7 @@ pub fn build(
             command.args(own_sources(suite));
         }
     }
-    chroot::run(&mut command, &format!("mmdebstrap {suite}"), ("mmdebstrap", "mmdebstrap"), progress)
+    chroot::run(&mut command, &format!("mmdebstrap {suite}"), chroot::APART, progress)
 }
 
 /// The master's own sources of this suite as `deb` lines; none where it has none (mmdebstrap then takes

@@ -216,6 +216,19 @@ impl Union {
         })
     }
 
+    /// The build that a node has at its next boot: its kernel must be of the same one. A node that keeps
+    /// writes stays on the build of them.
+    ///
+    /// # Errors
+    /// [`UnionError::UnknownNode`].
+    pub fn next_build(&self, node: &str) -> Result<PathBuf, UnionError> {
+        let node = self.node_named(node)?;
+        let (image_dir, writes) = node.next();
+        let state = node.read();
+        let stays = state.wrote && writes == Writes::Keep;
+        Ok(if stays { state.build.directory.clone() } else { image_dir })
+    }
+
     /// Takes a node's writes and its number away for good. It must not be served any more.
     ///
     /// # Errors
