@@ -193,8 +193,32 @@ mod tests {
         std::fs::write(path, text).unwrap();
     }
 
+    /// The variables that templates/README.md promises.
     fn load(dir: &Path) -> Result<Templates, Error> {
-        crate::render::Templates::load(Some(dir), &json!({"cluster": {"name": "aula"}}))
+        let common = json!({
+            "cluster": {"name": "aula"},
+            "master": {
+                "name": "maestro", "address": "192.168.45.1", "network": "192.168.45.0", "netmask": "255.255.255.0",
+                "prefix": 24, "gateway": null, "dns": [], "http_port": 80, "control_port": 7443, "member": true,
+            },
+            "nodes": [{"name": "n1", "address": "192.168.45.11"}, {"name": "n2", "address": null}],
+            "keys": {"ssh_host_ca": "ssh-ed25519 AAAA", "ssh_user_ca": "ssh-ed25519 BBBB", "ca_sha256": "00"},
+        });
+        Templates::load(Some(dir), &common)
+    }
+
+    #[test]
+    fn the_shipped_templates_use_only_what_is_promised() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = json!({
+            "name": "n1", "address": "192.168.45.11", "mac": null, "uuid": null, "machine_id": "0123", "profile": "node",
+            "image": "base", "root": "nfs", "gateway": null, "dns": [], "pool": null, "speed": null, "trusted": false,
+        });
+        let files = load(dir.path()).unwrap().root_of(&node).unwrap();
+        let hosts = files.iter().find(|file| file.path == "/etc/hosts").unwrap();
+        let Content::File(text) = &hosts.content else { panic!("/etc/hosts is a file") };
+        assert!(String::from_utf8_lossy(text).contains("192.168.45.11\tn1.aula n1"));
+        assert!(files.is_sorted_by_key(|file| &file.path));
     }
 
     #[test]

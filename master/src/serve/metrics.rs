@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -41,6 +41,15 @@ impl Sample {
     }
 }
 
+impl Sample {
+    fn figure(&self, value: u64, to: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        if self.counts {
+            return ConstCounter::new(value).encode(to);
+        }
+        ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(to)
+    }
+}
+
 /// Whatever tells figures when it is asked.
 type Source = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 
@@ -58,14 +67,11 @@ impl Collector for Told {
             let kind = if sample.counts { MetricType::Counter } else { MetricType::Gauge };
             let mut metric = encoder.encode_descriptor(&sample.name, sample.help, None, kind)?;
             for (label, value) in &sample.values {
-                let labels = [(sample.label, label.as_str())];
-                let labels = if sample.label.is_empty() { &labels[..0] } else { &labels[..] };
-                let metric = metric.encode_family(&labels)?;
-                if sample.counts {
-                    ConstCounter::new(*value).encode(metric)?;
-                } else {
-                    ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(metric)?;
+                if sample.label.is_empty() {
+                    sample.figure(*value, metric)?;
+                    break;
                 }
+                sample.figure(*value, metric.encode_family(&[(sample.label, label.as_str())])?)?;
             }
         }
         Ok(())
