@@ -24,7 +24,7 @@ pub struct NoProgram {
 }
 
 /// Where the agent is on a node.
-const AGENT_PATH: &str = "/usr/sbin/teselad";
+const AGENT_PATH: &str = "/usr/lib/tesela/teselad";
 
 impl NodePrograms {
     /// Finds them beside this program, where the Makefile puts them, or where the package does.
