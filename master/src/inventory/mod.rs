@@ -158,7 +158,11 @@ impl Inventory {
         let db = store::open(path)?;
         let new = store::is_new(&db).map_err(failed)?;
         let machines = store::load_machines(&db).map_err(failed)?;
-        let nodes = store::load_nodes(&db).map_err(failed)?;
+        let mut nodes = store::load_nodes(&db).map_err(failed)?;
+        // No agent is connected yet: whoever was a member has to show it again.
+        for (_, state) in nodes.iter_mut().filter(|(_, state)| state.stage == Stage::Member) {
+            state.lost.get_or_insert_with(Timestamp::now);
+        }
         let reader = store::open(path)?;
         let (writer, queue) = mpsc::channel();
         std::thread::Builder::new()

@@ -35,7 +35,9 @@ pub fn address_of(lab: &Lab, node: &str) -> Result<(Option<Ipv4Addr>, String), E
 }
 
 fn stage_of(seen: Option<&Seen>) -> Stage {
-    seen.and_then(|seen| seen.state.as_ref()).map_or(Stage::Powered, |state| state.stage)
+    // A node whose agent is gone is what an earlier run left in the inventory.
+    let state = seen.and_then(|seen| seen.state.as_ref()).filter(|state| state.lost.is_none());
+    state.map_or(Stage::Powered, |state| state.stage)
 }
 
 /// What `up` started and watches.

@@ -13,8 +13,11 @@ pub(super) fn statx_force_sync(path: &Path) -> io::Result<()> {
     let mut attributes = MaybeUninit::<libc::statx>::uninit();
     // SAFETY: `path` is a C string that outlives the call, and `attributes` is room for one `statx`,
     // which is not read afterwards.
+    // By number: in a static program linked with LTO, the C library's `statx` is the weak symbol that Rust's
+    // own library looks for, and stays null.
     let result = unsafe {
-        libc::statx(
+        libc::syscall(
+            libc::SYS_statx,
             libc::AT_FDCWD,
             path.as_ptr(),
             libc::AT_STATX_FORCE_SYNC | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT,
