@@ -43,10 +43,14 @@ pub(crate) fn raw(socket: &Path, target: &str) -> Result<Vec<u8>, Error> {
 }
 
 /// Calls `each` with every line of an answer that does not end by itself.
-pub(crate) fn lines(socket: &Path, target: &str, mut each: impl FnMut(&str)) -> Result<(), Error> {
+pub(crate) fn lines(
+    socket: &Path,
+    target: &str,
+    mut each: impl FnMut(&str) -> std::io::Result<()>,
+) -> Result<(), Error> {
     let (reader, _) = send(socket, "GET", target, b"")?;
     for line in reader.lines() {
-        each(&line?);
+        each(&line?)?;
     }
     Ok(())
 }

@@ -192,13 +192,18 @@ fn render(common: &Common, node: &str, path: &str) -> Outcome {
 }
 
 fn events(common: &Common, lines: u32, json: bool) -> Outcome {
-    api::lines(&common.socket, &format!("/v1/events?limit={lines}"), |line| {
+    let mut out = std::io::stdout();
+    let told = api::lines(&common.socket, &format!("/v1/events?limit={lines}"), |line| {
         match serde_json::from_str::<Event>(line) {
-            Ok(event) if !json => println!("{}", node::event_line(&event)),
-            _ => println!("{line}"),
+            Ok(event) if !json => writeln!(out, "{}", node::event_line(&event)),
+            _ => writeln!(out, "{line}"),
         }
-    })?;
-    Ok(())
+    });
+    match told {
+        // Whoever read has read enough.
+        Err(api::Error::Broken(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        told => Ok(told?),
+    }
 }
 
 fn print_json(value: &impl serde::Serialize) -> Outcome {
