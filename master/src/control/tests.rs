@@ -86,7 +86,7 @@ impl Master {
             metrics: Metrics::default(),
         });
         let listener = TcpListener::bind(address).await.unwrap();
-        let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!() };
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("it listens on IPv4") };
         let stop = CancellationToken::new();
         tokio::spawn(serve(control.clone(), listener, stop.clone()));
         Master { state, control, members, told, address, stop }

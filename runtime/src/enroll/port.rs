@@ -50,7 +50,9 @@ mod tests {
     #[test]
     fn the_source_port_is_below_1024() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!() };
+        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            panic!("it listens on IPv4")
+        };
         let _stream = connect_privileged(address, Duration::from_secs(5)).unwrap();
         let (_, peer) = listener.accept().unwrap();
         assert!(PORTS.contains(&peer.port()), "{peer}");
