@@ -92,9 +92,12 @@ impl Journal {
             rest = after;
         }
         if rest.iter().any(|octet| *octet != 0) {
-            // Kept for whoever has to find out what happened, should it be more than a crash.
-            std::fs::write(path.with_extension("cut"), rest)?;
             tracing::info!(journal = %path.display(), at = end, "cut what a crash left half written");
+            // Kept for whoever has to find out what happened, should it be more than a crash. A disk that
+            // is full, say, must not keep the node from its root.
+            if let Err(error) = keep(&path.with_extension("cut"), rest) {
+                tracing::warn!(journal = %path.display(), %error, "what was cut cannot be kept");
+            }
             // So that nothing of it can follow a record that is written over its beginning.
             file.set_len(end)?;
             file.set_len(allocated)?;
@@ -253,6 +256,11 @@ impl Journal {
     }
 }
 
+fn keep(path: &Path, octets: &[u8]) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(octets)
+}
+
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -351,7 +359,9 @@ mod tests {
             ends.push(journal.lock().end);
         }
         let whole = std::fs::read(&path).unwrap();
-        for length in 16..whole.len() {
+        // What is behind the last record is room that was taken ahead.
+        let last = usize::try_from(ends[3]).unwrap();
+        for length in (16..last + 64).chain([whole.len()]) {
             std::fs::write(&path, &whole[..length]).unwrap();
             let kept = ends.iter().filter(|end| **end <= length as u64).count();
             let (journal, records) = read(&path);
@@ -360,6 +370,18 @@ mod tests {
             journal.sync(journal.append(b"more")).unwrap();
             assert_eq!(read(&path).1.len(), kept + 1);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_kept_of_a_torn_tail_keeps_nobody_from_the_rest() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = directory.path().join("journal");
+        Journal::create(&path, &[b"head".to_vec()]).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], b"torn"].concat()).unwrap();
+        // A directory in its place stands for a disk that takes no file.
+        std::fs::create_dir(path.with_extension("cut")).unwrap();
+        assert_eq!(read(&path).1, [b"head".to_vec()]);
     }
 
     #[test]

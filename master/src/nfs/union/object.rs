@@ -192,5 +192,6 @@ pub fn image_cookie(at: usize) -> u64 {
 
 /// Which name of the image's directory comes first after a cookie.
 pub fn image_position(after: u64) -> usize {
-    usize::try_from((after + 1).saturating_sub(FIRST_COOKIE)).unwrap_or(usize::MAX)
+    // The cookie is the client's, and may be anything.
+    usize::try_from(after.saturating_add(1).saturating_sub(FIRST_COOKIE)).unwrap_or(usize::MAX)
 }

@@ -72,7 +72,7 @@ impl Union {
             };
             let mut new = State::new(head, build);
             let mut txn = Txn::new(&mut new);
-            let mut mover = Mover { node: &node, old, moved: HashMap::new() };
+            let mut mover = Mover { node: &node, old, moved: HashMap::new(), ahead: Vec::new() };
             mover.run(&mut txn).map_err(UnionError::io(node.directory()))?;
             rendered::render(&mut txn, files);
             count_links(&mut txn);
@@ -86,6 +86,9 @@ struct Mover<'a> {
     old: &'a State,
     /// What has become of the old root's objects.
     moved: HashMap<ObjectId, ObjectId>,
+    /// Directories, old and new, whose names are still to be made. Not by recursion: how deep they lie is
+    /// for the node to say.
+    ahead: Vec<(ObjectId, ObjectId)>,
 }
 
 impl Mover<'_> {
@@ -95,10 +98,19 @@ impl Mover<'_> {
         }
         self.moved.insert(ROOT, ROOT);
         self.attributes(txn, ROOT, ROOT, ROOT);
-        self.directory(txn, ROOT, ROOT)?;
+        self.ahead.push((ROOT, ROOT));
+        self.go_on(txn)?;
         for (path, id) in &self.old.asides {
             let id = self.object(txn, *id, ROOT)?;
             txn.log(Change::Aside(path.clone(), Some(id)));
+        }
+        self.go_on(txn)
+    }
+
+    /// Makes the names of all directories that are ahead.
+    fn go_on(&mut self, txn: &mut Txn) -> std::io::Result<()> {
+        while let Some((was, new)) = self.ahead.pop() {
+            self.directory(txn, was, new)?;
         }
         Ok(())
     }
@@ -148,7 +160,7 @@ impl Mover<'_> {
                 self.moved.insert(id, new);
                 self.attributes(txn, id, new, parent);
                 if is_directory {
-                    self.directory(txn, id, new)?;
+                    self.ahead.push((id, new));
                 }
             }
             // The new image has it no more: the node keeps no more of it than what it added there.
@@ -158,7 +170,7 @@ impl Mover<'_> {
                 self.moved.insert(id, new);
                 self.touch(txn, parent);
                 txn.enter(parent, name, new, true);
-                self.directory(txn, id, new)?;
+                self.ahead.push((id, new));
             }
             None => {}
         }
@@ -167,11 +179,18 @@ impl Mover<'_> {
 
     /// Whether there is anything of the node's own in a directory or below.
     fn adds_below(&self, directory: ObjectId) -> bool {
-        self.old.entries(directory).any(|(_, id)| {
-            id >= FIRST_OWN
-                || matches!(self.old.object(id), Some(Object { body: Body::Data, .. }))
-                || self.old.directory(id).is_ok() && self.adds_below(id)
-        })
+        let mut ahead = vec![directory];
+        while let Some(directory) = ahead.pop() {
+            for (_, id) in self.old.entries(directory) {
+                if id >= FIRST_OWN || matches!(self.old.object(id), Some(Object { body: Body::Data, .. })) {
+                    return true;
+                }
+                if self.old.directory(id).is_ok() {
+                    ahead.push(id);
+                }
+            }
+        }
+        false
     }
 
     /// The object that an old one becomes, made if it is not yet.
@@ -204,7 +223,7 @@ impl Mover<'_> {
         };
         self.moved.insert(id, new);
         if self.old.directory(id).is_ok() {
-            self.directory(txn, id, new)?;
+            self.ahead.push((id, new));
         }
         Ok(new)
     }

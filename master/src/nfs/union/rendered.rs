@@ -131,13 +131,29 @@ pub fn record_size(node: &str, files: &[RenderedFile]) -> std::result::Result<us
     Ok(total)
 }
 
-/// Octets of record that taking all rendered files away may take, and freeing what was replaced.
+/// Octets of record that taking all rendered files away may take, and freeing what was replaced or
+/// kept aside.
 pub fn withdrawal_size(state: &State) -> usize {
-    state.rendered.len() * OPERATION + state.objects().count() * GONE
+    let aside: usize = state.asides.values().map(|id| own_below(state, *id)).sum();
+    state.rendered.len() * OPERATION + state.retired().count() * GONE + aside * UNLINKED
+}
+
+/// How many of the node's own names are in a directory and below it.
+fn own_below(state: &State, directory: ObjectId) -> usize {
+    let (mut count, mut ahead) = (0, vec![directory]);
+    while let Some(directory) = ahead.pop() {
+        for (_, _, id) in state.difference(directory).into_iter().flat_map(|own| own.entries_after(0)) {
+            count += 1;
+            ahead.push(id);
+        }
+    }
+    count
 }
 
 /// Octets, and some, of a record that an object is gone.
 const GONE: usize = 16;
+/// Octets, and some, of a record that an object has a name less, or is gone.
+const UNLINKED: usize = 128;
 
 /// Makes these the rendered files of a root.
 pub fn render(txn: &mut Txn, files: &[RenderedFile]) -> Applied {
@@ -170,13 +186,8 @@ pub fn render(txn: &mut Txn, files: &[RenderedFile]) -> Applied {
 /// Removes replaced rendered files, the oldest first, until those that are left have at most so
 /// many octets.
 pub fn free_retired(txn: &mut Txn, most: u64) {
-    let mut retired: Vec<(ObjectId, u64)> = txn
-        .objects()
-        .filter(|(id, object)| {
-            *id >= FIRST_OWN && object.attributes.nlink == 0 && !txn.asides.values().any(|aside| aside == id)
-        })
-        .map(|(id, object)| (id, object.attributes.size))
-        .collect();
+    let mut retired: Vec<(ObjectId, u64)> =
+        txn.retired().map(|(id, object)| (id, object.attributes.size)).collect();
     retired.sort_unstable();
     let mut total: u64 = retired.iter().map(|(_, size)| size).sum();
     for (id, size) in retired {
@@ -267,9 +278,8 @@ fn clear(
         debug_assert!(updated.is_ok());
     }
     if !untouched {
-        if let Some(older) = txn.asides.get(key).copied().filter(|older| *older != id) {
-            txn.empty(older);
-            txn.unlink(older);
+        if txn.asides.get(key).is_some_and(|older| *older != id) {
+            txn.drop_aside(key);
         }
         txn.log(Change::Aside(key.into(), Some(id)));
     }
@@ -293,7 +303,8 @@ fn withdraw(txn: &mut Txn, key: &[u8]) {
         return;
     }
     let image = txn.image_child(parent, &name);
-    let gone = |attributes: &mut Attributes| attributes.nlink = 0;
+    // The node may have given it names of its own.
+    let gone = |attributes: &mut Attributes| attributes.nlink = attributes.nlink.saturating_sub(1);
     let subdirectory = image.is_some_and(|image| txn.directory(image).is_ok());
     let updated = txn.names_changed(parent, i32::from(subdirectory)).and(txn.update(id, gone));
     debug_assert!(updated.is_ok());

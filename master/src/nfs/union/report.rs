@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::journal::Room;
 use super::node::{Node, OPERATION};
 use super::object::{Body, FIRST_OWN, ObjectId, ROOT};
 use super::record::decode;
@@ -88,8 +89,7 @@ impl Union {
     pub fn list(&self, node: &str) -> Result<Vec<Difference>, UnionError> {
         let node = self.node_named(node)?;
         let state = node.read();
-        let mut differences = Vec::new();
-        walk(&state, ROOT, &mut Vec::new(), &mut differences);
+        let mut differences = differences(&state);
         differences.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(differences)
     }
@@ -119,58 +119,66 @@ impl Union {
     }
 }
 
-/// Notes all differences below a directory. Its path is in `path`, without a slash at the end.
-fn walk(state: &State, directory: ObjectId, path: &mut Vec<u8>, out: &mut Vec<Difference>) {
-    let length = path.len();
-    let mut at = |path: &mut Vec<u8>, name: &[u8], how: Option<How>, below: Option<ObjectId>| {
-        path.push(b'/');
-        path.extend_from_slice(name);
-        let is_rendered = state.rendered.get(&path[1..]).is_some_and(|(id, _)| below == Some(*id));
-        if let Some(how) = how.filter(|_| !is_rendered) {
-            out.push(Difference { path: absolute(path), how });
+/// All differences, in no order. What lies deeper than a path can say (PATH_MAX, 4096 octets) no program
+/// of the node can name either, and is not listed.
+fn differences(state: &State) -> Vec<Difference> {
+    const LONGEST: usize = 4096;
+    let mut out = Vec::new();
+    // Not by recursion: how deep a node's directories lie is for the node to say.
+    let mut ahead = vec![(ROOT, Vec::new())];
+    while let Some((directory, path)) = ahead.pop() {
+        let at = |name: &[u8]| [&path, &b"/"[..], name].concat();
+        let slots = state.difference(directory).into_iter().flat_map(|difference| difference.slots());
+        for (name, _) in slots.filter(|(_, slot)| slot.hidden && slot.entry.is_none()) {
+            out.push(Difference { path: absolute(&at(name)), how: How::Removed });
         }
-        if let Some(below) = below.filter(|below| state.directory(*below).is_ok()) {
-            walk(state, below, path, out);
-        }
-        path.truncate(length);
-    };
-    let removed = state.difference(directory).into_iter().flat_map(|difference| difference.slots());
-    for (name, slot) in removed {
-        if slot.hidden && slot.entry.is_none() {
-            at(path, name, Some(How::Removed), None);
+        for (name, id) in state.entries(directory) {
+            let path = at(name);
+            let how = if state.image_child(directory, name) != Some(id) {
+                Some(How::Added)
+            } else if id < FIRST_OWN
+                && state.object(id).is_some_and(|object| !matches!(object.body, Body::Directory(_)))
+            {
+                Some(How::Changed)
+            } else {
+                None
+            };
+            let is_rendered = state.rendered.get(&path[1..]).is_some_and(|(rendered, _)| *rendered == id);
+            if let Some(how) = how.filter(|_| !is_rendered) {
+                out.push(Difference { path: absolute(&path), how });
+            }
+            if path.len() < LONGEST && state.directory(id).is_ok() {
+                ahead.push((id, path));
+            }
         }
     }
-    for (name, id) in state.entries(directory) {
-        let how = if state.image_child(directory, name) != Some(id) {
-            Some(How::Added)
-        } else if id < FIRST_OWN
-            && state.object(id).is_some_and(|object| !matches!(object.body, Body::Directory(_)))
-        {
-            Some(How::Changed)
-        } else {
-            None
-        };
-        at(path, name, how, Some(id));
-    }
+    out
 }
 
 impl Node {
     /// Sweeps what the last run left behind, and renders.
     pub(super) fn swept(&self, files: &[RenderedFile]) -> Result<Applied, UnionError> {
+        let refused = |status| UnionError::Refused { node: self.name.clone(), status };
+        // A few at a time: however many there are, a record has a longest.
         let left: Vec<(ObjectId, Vec<u8>)> = left_behind(&self.read());
-        let octets = rendered::record_size(&self.name, files)?
-            + left.len() * OPERATION
-            + rendered::withdrawal_size(&self.read());
+        for left in left.chunks(SWEPT_AT_ONCE) {
+            self.change_in(Room::Last, left.len() * OPERATION, |txn| {
+                left.iter().for_each(|(directory, name)| sweep(txn, *directory, name));
+                Ok(())
+            })
+            .map_err(refused)?;
+        }
+        let octets = rendered::record_size(&self.name, files)? + rendered::withdrawal_size(&self.read());
         self.change(octets, |txn| {
-            for (directory, name) in left_behind(txn) {
-                sweep(txn, directory, &name);
-            }
             free_retired(txn, 0);
             Ok(rendered::render(txn, files))
         })
-        .map_err(|status| UnionError::Refused { node: self.name.clone(), status })
+        .map_err(refused)
     }
 }
+
+/// How many files are swept in one change.
+const SWEPT_AT_ONCE: usize = 64;
 
 /// The names that a client gave to files which it had open when they were removed.
 fn left_behind(state: &State) -> Vec<(ObjectId, Vec<u8>)> {

@@ -86,6 +86,17 @@ impl State {
         self.objects.iter().map(|(id, object)| (*id, object))
     }
 
+    /// Whether an object is kept aside for a rendered path.
+    pub fn is_aside(&self, id: ObjectId) -> bool {
+        self.asides.values().any(|aside| *aside == id)
+    }
+
+    /// Objects that are kept only for those who have them open: replaced rendered files.
+    pub fn retired(&self) -> impl Iterator<Item = (ObjectId, &Object)> {
+        self.objects()
+            .filter(|(id, object)| *id >= FIRST_OWN && object.attributes.nlink == 0 && !self.is_aside(*id))
+    }
+
     /// For what the data file says of an object that has one.
     pub fn object_mut(&mut self, id: ObjectId) -> Option<&mut Object> {
         self.objects.get_mut(&id)

@@ -146,16 +146,33 @@ impl<'a> Txn<'a> {
         self.log(Change::Name(directory, name.into(), Slot { hidden, entry: None }));
     }
 
-    /// Takes one name from an object's count; with the last one it is gone.
+    /// Takes one name from an object's count; with the last one it is gone, unless it is kept aside.
     pub fn unlink(&mut self, id: ObjectId) {
         match self.state.find(id) {
-            Ok((attributes, kind)) if kind != Kind::Directory && attributes.nlink > 1 => {
+            Ok((attributes, kind))
+                if kind != Kind::Directory && (attributes.nlink > 1 || self.state.is_aside(id)) =>
+            {
                 // It was found, so it is there to be updated.
-                let updated = self.update(id, |attributes| attributes.nlink -= 1);
+                let updated =
+                    self.update(id, |attributes| attributes.nlink = attributes.nlink.saturating_sub(1));
                 debug_assert!(updated.is_ok());
             }
             Ok(_) => self.remove(id),
             Err(_) => {}
+        }
+    }
+
+    /// Lets go of what was kept aside for a rendered path. It stays where it has names of its own.
+    pub fn drop_aside(&mut self, path: &[u8]) {
+        let Some(id) = self.state.asides.get(path).copied() else { return };
+        self.log(Change::Aside(path.into(), None));
+        match self.state.find(id) {
+            Ok((_, Kind::Directory)) => {
+                self.empty(id);
+                self.remove(id);
+            }
+            Ok((attributes, _)) if attributes.nlink == 0 => self.remove(id),
+            Ok(_) | Err(_) => {}
         }
     }
 
@@ -169,13 +186,22 @@ impl<'a> Txn<'a> {
 
     /// Removes what a directory holds of the node's own, before it is removed itself.
     pub fn empty(&mut self, directory: ObjectId) {
-        let entries: Vec<ObjectId> =
-            self.state.difference(directory).into_iter().flat_map(own_entries).collect();
-        for id in entries {
-            if self.state.difference(id).is_some() {
-                self.empty(id);
+        // Not by recursion: how deep a node's directories lie is for the node to say.
+        let first = directory;
+        let mut ahead = vec![first];
+        while let Some(directory) = ahead.pop() {
+            let entries: Vec<ObjectId> =
+                self.state.difference(directory).into_iter().flat_map(own_entries).collect();
+            for id in entries {
+                if self.state.difference(id).is_some() {
+                    ahead.push(id);
+                } else {
+                    self.unlink(id);
+                }
             }
-            self.unlink(id);
+            if directory != first {
+                self.remove(directory);
+            }
         }
     }
 }

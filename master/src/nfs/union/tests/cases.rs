@@ -255,3 +255,45 @@ fn differences_are_listed() {
     assert_eq!(found.content, b"chan");
     assert!(fixture.union.read_path("n1", Path::new("/out"), 4).is_err(), "not the master's own");
 }
+
+#[test]
+fn a_cookie_that_nobody_gave_is_the_end() {
+    let fixture = Fixture::new(fill);
+    fixture.create("usr/own");
+    for directory in ["", "usr"] {
+        let page = fixture.union.readdir(&root(), &fixture.at(directory), u64::MAX, [0; 8], 1000, true);
+        let page = page.unwrap();
+        assert!(page.eof && page.entries.is_empty(), "{:?}", page.entries);
+    }
+}
+
+/// A node can make directories as deep as it likes: nothing that walks them may do so by recursion.
+#[test]
+fn no_depth_of_directories_ends_the_master() {
+    let fixture = Fixture::new(fill);
+    let deep = |name: &[u8]| {
+        let mut at = fixture.at("usr");
+        for name in std::iter::once(name).chain(std::iter::repeat_n(&b"d"[..], 20_000)) {
+            let set = SetAttr { mode: Some(0o755), ..SetAttr::default() };
+            at = fixture.union.make(&root(), &at, name, Make::Directory, &set).unwrap().handle;
+        }
+    };
+    let file = |content: &str| {
+        let kind = RenderedKind::File(content.as_bytes().into());
+        [RenderedFile { path: "/usr/rendered".into(), kind, mode: 0o644, uid: 0, gid: 0 }]
+    };
+    for round in ["one", "two"] {
+        // Over the first it is kept aside; over the second the first is let go.
+        deep(b"rendered");
+        fixture.union.apply("n1", &file(round)).unwrap();
+        fixture.union.remove(&root(), &fixture.at("usr"), b"rendered").unwrap();
+    }
+    let objects = fixture.union.disk_usage("n1").unwrap().objects;
+    assert!((20_000..40_000).contains(&objects), "{objects}");
+    deep(b"deep");
+    let listed = fixture.union.list("n1").unwrap();
+    assert!((2000..2100).contains(&listed.len()), "as deep as a path can say: {}", listed.len());
+    fixture.union.rebase("n1", &file("three")).unwrap();
+    // And the rendered file.
+    assert_eq!(fixture.union.disk_usage("n1").unwrap().objects, objects + 20_002);
+}

@@ -165,3 +165,53 @@ fn what_cannot_be_rendered_is_refused_whole() {
     assert!(matches!(fixture.union.apply("n2", &[]), Err(UnionError::UnknownNode(_))));
     assert_eq!(fixture.names("etc"), [".", "..", "hosts"]);
 }
+
+#[test]
+fn names_that_the_node_gave_a_rendered_file_hold() {
+    let mut fixture = Fixture::new(fill);
+    let link = |fixture: &Fixture, name: &[u8]| {
+        let (object, directory) = (fixture.at("etc/hosts"), fixture.at("usr"));
+        fixture.union.link(&root(), &object, &directory, name).unwrap();
+    };
+    fixture.render(&[file("/etc/hosts", "one")]);
+    link(&fixture, b"withdrawn");
+    fixture.render(&[]);
+    fixture.render(&[file("/etc/hosts", "two")]);
+    fixture.write("etc/hosts", b"mine");
+    link(&fixture, b"kept");
+    link(&fixture, b"removed");
+    fixture.render(&[file("/etc/hosts", "three")]);
+    fixture.write("etc/hosts", b"again");
+    link(&fixture, b"last");
+    // Another one is kept aside from now on.
+    fixture.render(&[file("/etc/hosts", "four")]);
+    for name in [&b"removed"[..], b"last"] {
+        fixture.union.remove(&root(), &fixture.at("usr"), name).unwrap();
+    }
+    let files = [file("/etc/hosts", "four")];
+    for boot in ["booted", "rebased"] {
+        match boot {
+            "booted" => drop(fixture.union.booted("n1", &files).unwrap()),
+            _ => fixture.union.rebase("n1", &files).unwrap(),
+        }
+        fixture.restart();
+        for (path, content) in [("usr/withdrawn", "one"), ("usr/kept", "mine"), ("etc/hosts", "four")] {
+            assert_eq!(fixture.cat(path), content.as_bytes(), "{path}, {boot}");
+            assert_eq!(fixture.attr(path).nlink, 1, "{path}, {boot}");
+        }
+        assert_eq!(fixture.names("usr").len(), 5, "{boot}: ., .., lib, kept, withdrawn");
+        let aside = ConflictState::Aside { size: 5 };
+        assert_eq!(fixture.states(), [("/etc/hosts".to_owned(), aside)], "{boot}");
+    }
+}
+
+#[test]
+fn however_many_files_a_client_left_behind_they_are_swept() {
+    let fixture = Fixture::new(fill);
+    // More than fit one record with what is reserved for each.
+    for number in 0..8300 {
+        fixture.create(&format!("etc/.nfs{number:024x}"));
+    }
+    fixture.union.booted("n1", &[file("/etc/hosts", "one")]).unwrap();
+    assert_eq!(fixture.names("etc"), [".", "..", "hosts"]);
+}
