@@ -3,4 +3,5 @@
 
 pub mod agent;
 pub mod enroll;
+pub mod port;
 pub mod wire;

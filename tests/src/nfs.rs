@@ -5,11 +5,16 @@ use bytes::{Buf, BufMut, BytesMut};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 use tesela::nfs::{FileSystem, Limits, Server};
+use tesela_runtime::port::connect_privileged;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// How long connecting may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// NFS version 3.
 pub const NFS: (u32, u32) = (100_003, 3);
@@ -124,12 +129,13 @@ impl Reply {
 }
 
 impl Client {
-    /// Connects as root by AUTH_UNIX.
+    /// Connects as root by AUTH_UNIX, from a port that only root can have.
     ///
     /// # Errors
     /// If it cannot connect.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
-        Self::over(TcpStream::connect(address)?)
+        let SocketAddr::V4(address) = address else { return Err(io::ErrorKind::Unsupported.into()) };
+        Self::over(connect_privileged(address, PATIENCE)?)
     }
 
     /// A client over a stream that is connected.

@@ -310,6 +310,21 @@ fn a_panic_of_the_file_system_costs_its_call_only() {
 }
 
 #[test]
+fn a_port_that_any_user_can_have_is_denied() {
+    let serving = serving(false);
+    let root = serving.client().unwrap().mount("/").unwrap();
+    let mut user = Client::over(std::net::TcpStream::connect(serving.address).unwrap()).unwrap();
+    for (program, procedure, args) in
+        [(MOUNT, 1, Args::new().opaque(b"/")), (NFS, procedure::GETATTR, Args::new().opaque(&root))]
+    {
+        user.queue(program, procedure, &[&args.0]);
+        user.flush().unwrap();
+        // MSG_DENIED, AUTH_ERROR, AUTH_TOOWEAK
+        assert_eq!(user.reply().unwrap().rest[..], [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 5]);
+    }
+}
+
+#[test]
 fn connections_are_bounded_for_each_client() {
     let limits = Limits { per_client: 2, ..Limits::default() };
     let serving = Serving::start(memory(false), limits).unwrap();
@@ -320,6 +335,14 @@ fn connections_are_bounded_for_each_client() {
     // The place is free as soon as the server has seen the end of the first one.
     while serving.client().unwrap().mount("/").is_err() {}
     assert!(second.mount("/").is_ok());
+}
+
+/// A client at another address of this machine's.
+fn from(address: &str, serving: &Serving) -> Client {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&address.parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.connect(&serving.address.into()).unwrap();
+    Client::over(socket.into()).unwrap()
 }
 
 #[test]
@@ -337,8 +360,10 @@ fn a_client_that_takes_no_replies_takes_no_memory_and_holds_up_nobody() {
         lazy.queue(NFS, procedure::READ, &[&read.0]);
     }
     lazy.flush().unwrap();
-    // Small calls of others need no memory of the common bound.
-    let other = &mut serving.client().unwrap();
+    // Small calls of others need no memory of the common bound, and their large ones still find some.
+    let other = &mut from("127.0.0.2:600", &serving);
+    let results = other.nfs(procedure::READ, &Args::new().opaque(&file).u64(0).u32(1 << 20)).unwrap();
+    assert!(results.len() > 1 << 20);
     for _ in 0..100 {
         other.nfs(procedure::GETATTR, &Args::new().opaque(&root)).unwrap();
     }

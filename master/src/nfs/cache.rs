@@ -13,6 +13,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
+
+use super::connection::budget;
 
 /// Replies kept over all peers: about 6 MB.
 const TOTAL: usize = 16 * 1024;
@@ -34,6 +37,8 @@ pub struct Key {
 /// All peers' replies. `W` is what waits for the reply of a call that is in progress.
 #[derive(Debug)]
 pub struct ReplyCache<W> {
+    /// Makes a peer's share of the memory for large calls and replies.
+    share: usize,
     peers: Mutex<HashMap<IpAddr, Arc<Peer<W>>>>,
     count: Arc<AtomicUsize>,
     opened: AtomicU64,
@@ -44,6 +49,8 @@ pub struct ReplyCache<W> {
 #[derive(Debug)]
 pub struct Peer<W> {
     slots: Mutex<Slots<W>>,
+    /// Its share of the memory for large calls and replies, over all its connections.
+    share: Arc<Semaphore>,
     peers: Arc<AtomicUsize>,
     last_opened: AtomicU64,
 }
@@ -72,18 +79,18 @@ pub enum Begin {
     Waits,
 }
 
-impl<W> Default for ReplyCache<W> {
-    fn default() -> Self {
+impl<W> ReplyCache<W> {
+    /// A cache of peers that may each take so many octets for large calls and replies.
+    pub fn new(share: usize) -> Self {
         Self {
+            share,
             peers: Mutex::default(),
             count: Arc::default(),
             opened: AtomicU64::default(),
             hasher: RandomState::new(),
         }
     }
-}
 
-impl<W> ReplyCache<W> {
     /// The replies of the peer at this address, for as long as it has a connection and some time after.
     pub fn peer(&self, address: IpAddr) -> Arc<Peer<W>> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,6 +107,7 @@ impl<W> ReplyCache<W> {
         let peer = peers.entry(address).or_insert_with(|| {
             Arc::new(Peer {
                 slots: Mutex::new(Slots { calls: HashMap::new(), answered: VecDeque::new() }),
+                share: budget(self.share),
                 peers: Arc::clone(&self.count),
                 last_opened: AtomicU64::new(0),
             })
@@ -118,6 +126,11 @@ impl<W> ReplyCache<W> {
 }
 
 impl<W> Peer<W> {
+    /// Its share of the memory for large calls and replies.
+    pub fn share(&self) -> &Arc<Semaphore> {
+        &self.share
+    }
+
     /// Looks a call up, and notes that it is in progress if it is new.
     pub fn begin(&self, key: Key, waiter: impl FnOnce() -> W) -> Begin {
         match self.slots().calls.entry(key) {
@@ -174,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_reply_is_replayed_to_the_same_call_only() {
-        let cache = ReplyCache::<()>::default();
+        let cache = ReplyCache::<()>::new(0);
         let peer = cache.peer(HERE);
         let key = cache.key(1, 12, b"remove a");
         assert_eq!(peer.begin(key, || ()), Begin::New);
@@ -192,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_call_in_progress_is_waited_for() {
-        let cache = ReplyCache::default();
+        let cache = ReplyCache::new(0);
         let peer = cache.peer(HERE);
         let key = cache.key(1, 12, b"");
         assert_eq!(peer.begin(key, || "first"), Begin::New);
@@ -204,7 +217,7 @@ mod tests {
 
     #[test]
     fn an_abandoned_call_is_tried_anew() {
-        let cache = ReplyCache::default();
+        let cache = ReplyCache::new(0);
         let peer = cache.peer(HERE);
         let key = cache.key(1, 12, b"");
         assert_eq!(peer.begin(key, || "first"), Begin::New);
@@ -215,7 +228,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_each_peer_has_its_share() {
-        let cache = ReplyCache::<()>::default();
+        let cache = ReplyCache::<()>::new(0);
         let quiet = cache.peer("192.0.2.1".parse().unwrap());
         let kept = cache.key(0, 12, b"");
         assert_eq!(quiet.begin(kept, || ()), Begin::New);

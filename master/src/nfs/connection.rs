@@ -34,6 +34,8 @@ const MAX_QUEUED: usize = 2 * 1024 * 1024;
 const COUNTED: usize = 8 * 1024;
 /// The unit of that bound.
 const UNIT: usize = 1024;
+/// The first port that any user may bind.
+const FIRST_OF_ALL: u16 = 1024;
 /// How often a connection looks whether it is still of use.
 const TICK: Duration = Duration::from_secs(15);
 /// A client that leaves a call unfinished or a reply untaken for so long is gone.
@@ -52,11 +54,20 @@ pub struct Shared {
     pub pool: Pool,
     /// The memory, in units of 1024 octets, that calls and replies may take.
     pub budget: Arc<Semaphore>,
+    /// Whether calls from a port that any user can have are denied.
+    pub only_root_calls: bool,
 }
 
-/// Makes the bound on the memory of calls and replies of all connections.
+/// Makes a bound on the memory of calls and replies.
 pub fn budget(octets: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new((octets / UNIT).min(Semaphore::MAX_PERMITS)))
+}
+
+/// Memory of a call or reply: of its client's share, and of all.
+#[derive(Debug)]
+struct Permit {
+    _share: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
 }
 
 /// Why a connection ended, other than by the client or by a shutdown.
@@ -79,7 +90,7 @@ pub enum ConnectionError {
 /// A reply that came from the pool, with its share of the memory bound.
 pub struct Finished {
     reply: Reply,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Permit>,
 }
 
 /// Who waits for a call: the connection it came over.
@@ -94,9 +105,9 @@ pub struct Connection {
     reader: RecordReader,
     output: Output,
     /// Memory of replies in `output`: given back when the stream has been written up to there.
-    held: VecDeque<(u64, OwnedSemaphorePermit)>,
+    held: VecDeque<(u64, Permit)>,
     /// Memory of the long call that is now being read.
-    reading: Option<OwnedSemaphorePermit>,
+    reading: Option<Permit>,
     /// A call for which there is no memory at the moment, and how much it needs.
     starved: Option<(Bytes, usize)>,
     pending: usize,
@@ -163,7 +174,7 @@ impl Connection {
                     ready?;
                     moved = Instant::now();
                 }
-                permit = acquire(&self.shared.budget, need.unwrap_or_default()), if need.is_some() => {
+                permit = acquire(self.replies.share(), &self.shared.budget, need.unwrap_or_default()), if need.is_some() => {
                     match self.starved.take() {
                         Some((record, _)) => self.call(record, permit)?,
                         None => self.reading = permit,
@@ -221,7 +232,7 @@ impl Connection {
     }
 
     /// Carries out a call or has it carried out; without the memory that it needs it is put by.
-    fn call(&mut self, record: Bytes, permit: Option<OwnedSemaphorePermit>) -> Result<(), ConnectionError> {
+    fn call(&mut self, record: Bytes, permit: Option<Permit>) -> Result<(), ConnectionError> {
         let call = match Call::parse(&record) {
             Ok(call) => call,
             Err(Refusal::NotACall) => return Err(ConnectionError::NotACall),
@@ -242,7 +253,7 @@ impl Connection {
         let permit = match permit {
             None if size > COUNTED => {
                 let need = size.div_ceil(UNIT);
-                match try_acquire(&self.shared.budget, need) {
+                match try_acquire(self.replies.share(), &self.shared.budget, need) {
                     None => {
                         self.starved = Some((record, need));
                         return Ok(());
@@ -299,7 +310,7 @@ impl Connection {
         key: Option<Key>,
         who: Arc<Caller>,
         arguments: Bytes,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: Option<Permit>,
     ) {
         self.pending += 1;
         let (shared, replies, back) =
@@ -330,7 +341,7 @@ impl Connection {
     }
 
     /// Keeps the memory of what was put into `output` last until it is written.
-    fn hold(&mut self, permit: Option<OwnedSemaphorePermit>) {
+    fn hold(&mut self, permit: Option<Permit>) {
         self.held.extend(permit.map(|permit| (self.output.end(), permit)));
     }
 
@@ -363,6 +374,9 @@ impl Connection {
     }
 
     fn caller(&mut self, credential: Credential<'_>) -> Result<Arc<Caller>, Denial> {
+        if self.shared.only_root_calls && self.peer.port() >= FIRST_OF_ALL {
+            return Err(Denial::WeakCredential);
+        }
         let body = match credential {
             Credential::None => &[],
             Credential::Unix(body) => body,
@@ -390,11 +404,16 @@ fn settle(replies: &Peer<Waiter>, key: Key, reply: &[u8], fault: bool) {
     }
 }
 
-fn try_acquire(budget: &Arc<Semaphore>, need: usize) -> Option<OwnedSemaphorePermit> {
-    Arc::clone(budget).try_acquire_many_owned(u32::try_from(need).ok()?).ok()
+fn try_acquire(share: &Arc<Semaphore>, all: &Arc<Semaphore>, need: usize) -> Option<Permit> {
+    let need = u32::try_from(need).ok()?;
+    let take = |budget: &Arc<Semaphore>| Arc::clone(budget).try_acquire_many_owned(need).ok();
+    Some(Permit { _share: take(share)?, _all: take(all)? })
 }
 
-async fn acquire(budget: &Arc<Semaphore>, need: usize) -> Option<OwnedSemaphorePermit> {
-    // Neither fails: a record is bounded, and the budget is never closed.
-    Arc::clone(budget).acquire_many_owned(u32::try_from(need).ok()?).await.ok()
+/// The share first: who waits for his own memory to come back keeps none from the others.
+async fn acquire(share: &Arc<Semaphore>, all: &Arc<Semaphore>, need: usize) -> Option<Permit> {
+    // Neither fails: a record is bounded, and no budget is ever closed.
+    let need = u32::try_from(need).ok()?;
+    let share = Arc::clone(share).acquire_many_owned(need).await.ok()?;
+    Some(Permit { _share: share, _all: Arc::clone(all).acquire_many_owned(need).await.ok()? })
 }

@@ -8,6 +8,9 @@
 //! cannot block run there and then, in batches; the others in a [`pool`]. [`cache`] answers again what
 //! was answered before.
 //!
+//! Calls count from ports under 1024 only: with AUTH_UNIX the client says itself who calls, so the word of
+//! any user of a node would make him its root.
+//!
 //! Limits: no NFS over UDP, no NLM (mount with `nolock`), no ACLs; AUTH_NONE and AUTH_UNIX only.
 
 pub mod args;

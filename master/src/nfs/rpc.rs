@@ -66,6 +66,8 @@ pub enum Denial {
     BadCredential,
     /// AUTH_BADVERF: a verifier over its bound.
     BadVerifier,
+    /// AUTH_TOOWEAK: a port that any user of the client can have.
+    WeakCredential,
     /// PROG_UNAVAIL.
     NoProgram,
     /// PROG_MISMATCH, with the lowest and highest version there is.
@@ -148,8 +150,12 @@ pub fn put_denial(out: &mut BytesMut, xid: u32, denial: Denial) {
             out.put_words(&[1, 0, 2, 2]);
             return;
         }
-        Denial::BadCredential | Denial::BadVerifier => {
-            let status = if denial == Denial::BadCredential { 1 } else { 3 };
+        Denial::BadCredential | Denial::BadVerifier | Denial::WeakCredential => {
+            let status = match denial {
+                Denial::BadCredential => 1,
+                Denial::BadVerifier => 3,
+                _ => 5,
+            };
             // MSG_DENIED, AUTH_ERROR
             out.put_words(&[1, 1, status]);
             return;

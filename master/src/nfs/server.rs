@@ -30,11 +30,15 @@ pub struct Limits {
     pub memory: usize,
     /// Threads for calls that can block on the disk.
     pub threads: usize,
+    /// Whether calls count only from a port under 1024, which on a client only root can have: who calls
+    /// says himself which user he is.
+    pub only_root_calls: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4096, per_client: 64, memory: 96 * 1024 * 1024, threads: 16 }
+        let memory = 96 * 1024 * 1024;
+        Self { connections: 4096, per_client: 64, memory, threads: 16, only_root_calls: true }
     }
 }
 
@@ -46,6 +50,11 @@ pub struct Server {
     limits: Limits,
     clients: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
+
+/// So many clients take all the memory for large calls and replies; one takes its share at the most.
+const SHARES: usize = 4;
+/// What one call or reply takes at the most; a share is never less.
+const LARGEST: usize = super::record::MAX_RECORD + 4096;
 
 /// How long no connection is accepted after an error that says the host is out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -64,7 +73,13 @@ impl Server {
     /// # Errors
     /// As [`Server::new`].
     pub fn portmapper(nfs: SocketAddr) -> io::Result<Self> {
-        let limits = Limits { connections: 256, per_client: 16, threads: 0, ..Limits::default() };
+        let limits = Limits {
+            connections: 256,
+            per_client: 16,
+            threads: 0,
+            only_root_calls: false,
+            ..Limits::default()
+        };
         Self::of(Programs::Portmapper(nfs), limits)
     }
 
@@ -72,8 +87,13 @@ impl Server {
         let service = Service::new(programs, Arc::default());
         let pool = Pool::start(limits.threads)?;
         Ok(Self {
-            shared: Arc::new(Shared { service, pool, budget: budget(limits.memory) }),
-            cache: Arc::default(),
+            shared: Arc::new(Shared {
+                service,
+                pool,
+                budget: budget(limits.memory),
+                only_root_calls: limits.only_root_calls,
+            }),
+            cache: Arc::new(ReplyCache::new((limits.memory / SHARES).max(LARGEST))),
             limits,
             clients: Arc::default(),
         })

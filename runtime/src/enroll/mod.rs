@@ -8,7 +8,6 @@
 //! network, on a disk or in the root.
 
 mod keys;
-mod port;
 
 use std::io;
 use std::net::{SocketAddrV4, TcpStream};
@@ -19,6 +18,7 @@ use tracing::debug;
 
 pub use keys::{KeyError, NodeKeys, file};
 
+use crate::port;
 use crate::wire::{self, EnrollReply, EnrollRequest, FrameError, Refusal, frame, tls};
 use keys::Unsigned;
 

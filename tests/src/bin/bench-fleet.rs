@@ -293,9 +293,10 @@ impl Machine<'_> {
         }
     }
 
-    fn connect(&self, port: u16) -> io::Result<TcpStream> {
+    /// `from`: the source port; the kernel of a node mounts from one under 1024, others from any (0).
+    fn connect(&self, from: u16, port: u16) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((address(self.node), 0)).into())?;
+        socket.bind(&SocketAddr::from((address(self.node), from)).into())?;
         socket.connect(&SocketAddr::V4(SocketAddrV4::new(MASTER, port)).into())?;
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(SILENCE))?;
@@ -305,7 +306,7 @@ impl Machine<'_> {
     /// Fetches; the body if it is a script's size.
     fn http(&self, url: &str) -> io::Result<Option<Vec<u8>>> {
         let path = url.splitn(4, '/').nth(3).unwrap_or_default();
-        let mut stream = self.connect(80)?;
+        let mut stream = self.connect(0, 80)?;
         write!(stream, "GET /{path} HTTP/1.0\r\nHost: {MASTER}\r\n\r\n")?;
         let (mut head, mut buffer, mut whole) = (Vec::new(), vec![0; 64 << 10], 0);
         loop {
@@ -330,7 +331,7 @@ impl Machine<'_> {
 
     /// Mounts the root and makes the calls of the recorded boot, one after the other.
     fn root(&self) -> io::Result<()> {
-        let mut client = Client::over(self.connect(2049)?)?;
+        let mut client = Client::over(self.connect(700, 2049)?)?;
         let root = client.mount(&format!("/nodes/n{}", self.node))?;
         let mut handles = HashMap::from([(String::new(), root)]);
         for call in CALLS.lines() {

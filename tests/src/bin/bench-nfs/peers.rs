@@ -4,7 +4,7 @@ use crate::mirror::Mirror;
 use crate::work;
 use nfsserve::tcp::{NFSTcp, NFSTcpListener};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -98,9 +98,9 @@ impl Peer {
 
     /// A new connection.
     pub fn client(&self) -> io::Result<Client> {
-        let stream = TcpStream::connect(self.nfs)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        Client::over(stream)
+        let mut client = Client::connect(self.nfs)?;
+        client.stream().set_read_timeout(Some(Duration::from_secs(20)))?;
+        Ok(client)
     }
 
     /// The handle of the root.

@@ -1,4 +1,7 @@
 //! TCP from a source port below 1024, as rresvport(3) makes it.
+//!
+//! On a node only root can have one. The master takes a node's word (its keys, its boot's stages, its
+//! root's handles) from nowhere else, for to the master all users of a node have the same address.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
