@@ -162,7 +162,7 @@ impl Site {
         let Some(node) = generation.node_of(mac, uuid).filter(|node| boots_from_network(node)) else {
             return match generation.cluster.master.unknown {
                 Unknown::Ignore => Err(FileError::NotFound),
-                _ => Ok(made(generation.script(unknown, &())?)),
+                _ => Ok(made(generation.script(unknown, &serde_json::json!({}))?)),
             };
         };
         let peer = match request.peer {

@@ -7,6 +7,8 @@ pub mod firmware;
 mod generation;
 mod images;
 mod site;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use accept::{AcceptError, Acceptance};
 pub use files::{File, FileError, Request, neighbour};

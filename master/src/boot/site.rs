@@ -1,7 +1,7 @@
 //! The cluster in force and what is known of its machines, for all services.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -68,6 +68,8 @@ pub trait Roots: Send + Sync {
     fn follow(&self, site: &Site);
     /// A node holds another address than before, and what is rendered from it changes.
     fn moved(&self, site: &Site, node: &str, address: Ipv4Addr);
+    /// A node holds no address any more.
+    fn vacated(&self, node: &str);
     /// A node boots and is about to mount its root. `Err` says why it cannot.
     fn booting(&self, site: &Site, node: &str) -> Result<(), String>;
     /// The folder of the build that a node has at its next boot; `None` where it has no root here yet.
@@ -94,16 +96,23 @@ pub struct Site {
 }
 
 impl Site {
-    /// Loads `paths.config`.
+    /// Loads `paths.config`. Where that does not hold (it is just being edited, say), what was in force
+    /// goes on: the roots of all running nodes hang on it.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; that it does not hold only where nothing was in force before.
     pub fn open(
         paths: Paths,
         inventory: Arc<Inventory>,
         keys: context::Keys,
         tokens: Arc<dyn Tokens>,
     ) -> Result<Self, ApplyError> {
-        let text = read(&paths.config)?;
-        let cluster = parse(&text, &paths.config)?;
-        let number = applied_number(&paths.state).max(1);
+        let Beginning { number, text, cluster, refused } = begin(&paths)?;
+        if let Some(problems) = refused {
+            let told = format!("generation {number} goes on, for cluster.yaml does not hold: {problems}");
+            tracing::error!("{told}");
+            inventory.event(None, None, None, told);
+        }
         let adopted = inventory.adopted();
         let generation = Generation::new(number, text, cluster, &adopted, &paths.templates, &keys)?;
         render_all(&generation)?;
@@ -122,7 +131,7 @@ impl Site {
 
     /// The name of the cluster that cluster.yaml describes: its keys are made for it.
     pub fn cluster_name(paths: &Paths) -> Result<String, ApplyError> {
-        Ok(parse(&read(&paths.config)?, &paths.config)?.name)
+        Ok(begin(paths)?.cluster.name)
     }
 
     /// Says who serves the roots; once, before the services start.
@@ -212,12 +221,13 @@ impl Site {
 
     /// A node without a fixed address holds this one now.
     pub fn hold(&self, node: &str, address: Ipv4Addr) {
-        let before = {
+        let (others, before) = {
             let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
             // An address has one holder: whoever had it before has it no longer.
-            held.retain(|name, other| *other != address || name == node);
-            held.insert(node.into(), address)
+            let others = held.extract_if(|name, other| *other == address && name != node);
+            (others.map(|(name, _)| name).collect(), held.insert(node.into(), address))
         };
+        self.tell_vacated(others);
         if before != Some(address)
             && let Some(roots) = self.roots()
         {
@@ -225,10 +235,29 @@ impl Site {
         }
     }
 
+    /// A machine that is no node has this address now: whichever node held it holds it no longer, and
+    /// what calls from there is not the node.
+    pub fn vacate(&self, address: Ipv4Addr) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let before = held.extract_if(|_, other| *other == address).map(|(name, _)| name).collect();
+        drop(held);
+        self.tell_vacated(before);
+    }
+
+    fn tell_vacated(&self, nodes: Vec<String>) {
+        if let Some(roots) = self.roots() {
+            nodes.iter().for_each(|node| roots.vacated(node));
+        }
+    }
+
     /// The address of a node: its fixed one, or the one that it holds.
     pub fn address_of(&self, node: &Node) -> Option<Ipv4Addr> {
-        let held = || self.held.read().unwrap_or_else(PoisonError::into_inner).get(&node.name).copied();
+        let held = || self.address_held_by(&node.name);
         node.address.as_ref().map(|address| address.value).or_else(held)
+    }
+
+    fn address_held_by(&self, node: &str) -> Option<Ipv4Addr> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).get(node).copied()
     }
 
     /// The name of the node at an address.
@@ -238,6 +267,16 @@ impl Site {
         }
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.iter().find(|(_, holder)| **holder == address).map(|(name, _)| name.clone())
+    }
+
+    /// The loader of the node at this address fetched a file.
+    pub fn fetched(&self, peer: IpAddr, what: &str) {
+        if let IpAddr::V4(address) = peer
+            && let Some(node) = self.node_at(address)
+        {
+            self.tokens.fetched(&node);
+            self.inventory.fetched(&node, what);
+        }
     }
 
     /// What a node sees at each templated path.
@@ -287,10 +326,46 @@ pub fn applied_path(state: &Path) -> PathBuf {
 
 const NUMBER_LINE: &str = "# tesela generation ";
 
-fn applied_number(state: &Path) -> u64 {
-    let Ok(text) = std::fs::read_to_string(applied_path(state)) else { return 0 };
-    let first = text.lines().next().and_then(|line| line.strip_prefix(NUMBER_LINE));
-    first.and_then(|number| number.parse().ok()).unwrap_or(0)
+/// What a master begins with.
+struct Beginning {
+    number: u64,
+    text: String,
+    cluster: Cluster,
+    /// What is wrong with cluster.yaml, where the cluster is that of `applied.yaml`.
+    refused: Option<Box<Problems>>,
+}
+
+fn begin(paths: &Paths) -> Result<Beginning, ApplyError> {
+    let text = read(&paths.config)?;
+    let applied = applied(&paths.state)?;
+    match (parse(&text, &paths.config), applied) {
+        (Ok(cluster), None) => Ok(Beginning { number: 1, text, cluster, refused: None }),
+        (Ok(cluster), Some((number, before))) => {
+            let number = number.saturating_add(u64::from(before != text)).max(1);
+            Ok(Beginning { number, text, cluster, refused: None })
+        }
+        (Err(ApplyError::DoesNotHold(problems)), Some((number, text))) => {
+            // Another version of this program may have had another mind of it.
+            let Ok(cluster) = parse(&text, &applied_path(&paths.state)) else {
+                return Err(ApplyError::DoesNotHold(problems));
+            };
+            Ok(Beginning { number, text, cluster, refused: Some(problems) })
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// The number and text of the generation that was in force last, if there was any.
+fn applied(state: &Path) -> Result<Option<(u64, String)>, ApplyError> {
+    let path = applied_path(state);
+    let applied = match std::fs::read_to_string(&path) {
+        Ok(applied) => applied,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ApplyError::Read { path, source }),
+    };
+    let (first, text) = applied.split_once('\n').unwrap_or((&applied, ""));
+    let number = first.strip_prefix(NUMBER_LINE).and_then(|number| number.parse().ok()).unwrap_or(0);
+    Ok(Some((number, text.to_owned())))
 }
 
 fn store_applied(state: &Path, generation: &Generation) -> Result<(), ApplyError> {
@@ -309,4 +384,53 @@ pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&beside, path)?;
     let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::boot::testing;
+
+    const AULA: &str = include_str!("../../../configs/aula.yaml");
+
+    fn open(state: &Path) -> Result<Site, ApplyError> {
+        testing::open(state, Arc::default())
+    }
+
+    #[test]
+    fn a_start_counts_generations_and_goes_on_beside_a_file_that_does_not_hold() {
+        let state = tempfile::tempdir().unwrap();
+        let write = |text: &str| std::fs::write(state.path().join("cluster.yaml"), text).unwrap();
+        write("cluster: [");
+        assert!(matches!(open(state.path()), Err(ApplyError::DoesNotHold(_))), "nothing was in force");
+        write(AULA);
+        assert_eq!(open(state.path()).unwrap().current().number, 1);
+        assert_eq!(open(state.path()).unwrap().current().number, 1, "as it was");
+        let edited = format!("{AULA}# edited\n");
+        write(&edited);
+        assert_eq!(open(state.path()).unwrap().current().number, 2, "two texts have two numbers");
+        write(&edited.replace("profile: fast", "proflie: fast"));
+        let site = open(state.path()).unwrap();
+        assert_eq!((site.current().number, site.current().text.as_str()), (2, edited.as_str()));
+        let told = site.inventory.history(None, 1).unwrap();
+        assert!(told[0].text.contains("goes on") && told[0].text.contains("proflie"), "{}", told[0].text);
+        assert!(matches!(site.apply(), Err(ApplyError::DoesNotHold(_))));
+    }
+
+    #[test]
+    fn an_address_has_one_holder_and_none_when_a_stranger_has_it() {
+        let state = tempfile::tempdir().unwrap();
+        let text = AULA.replace("\npools:", "\n  free: {mac: 02:00:00:00:00:01, profile: node}\npools:");
+        std::fs::write(state.path().join("cluster.yaml"), text).unwrap();
+        let site = open(state.path()).unwrap();
+        let address = Ipv4Addr::new(192, 168, 45, 150);
+        site.hold("free", address);
+        assert_eq!(site.node_at(address).as_deref(), Some("free"));
+        site.hold("another", address);
+        assert_eq!(site.node_at(address).as_deref(), Some("another"));
+        assert_eq!(site.address_of(site.current().node("free").unwrap()), None);
+        site.vacate(address);
+        assert_eq!(site.node_at(address), None);
+    }
 }

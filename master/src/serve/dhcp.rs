@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::sync::mpsc::TrySendError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use crate::inventory::{Sighting, Stage, Timestamp};
 const LOADER_MS: u64 = 120_000;
 /// The same trouble of the same machine is told once in so long.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(60);
+/// Machines that wait to be taken in.
+const ADOPTING: usize = 256;
 /// Machines whose troubles are remembered.
 const TROUBLES_KEPT: usize = 1000;
 
@@ -25,13 +28,13 @@ const TROUBLES_KEPT: usize = 1000;
 pub(super) struct ByCluster {
     site: Arc<Site>,
     network: Mutex<Option<(u64, Arc<Network>)>>,
-    adopt: std::sync::mpsc::Sender<Mac>,
+    adopt: std::sync::mpsc::SyncSender<Mac>,
     troubles: Mutex<HashMap<Mac, Instant>>,
 }
 
 /// Starts the server, and the thread that takes unknown machines in (`unknown: boot`).
 pub(super) fn start(site: &Arc<Site>, leases: Arc<dyn Leases>) -> Result<Server, StartError> {
-    let (adopt, queue) = std::sync::mpsc::channel();
+    let (adopt, queue) = std::sync::mpsc::sync_channel(ADOPTING);
     let adopting = Arc::clone(site);
     let thread = std::thread::Builder::new().name("adopt".into()).spawn(move || {
         while let Ok(mac) = queue.recv() {
@@ -71,7 +74,7 @@ pub(super) fn config(cluster: &Cluster) -> Config {
 
 impl ByCluster {
     /// Machines that boot without an entry are sent to `adopt`.
-    pub(super) fn new(site: Arc<Site>, adopt: std::sync::mpsc::Sender<Mac>) -> Self {
+    pub(super) fn new(site: Arc<Site>, adopt: std::sync::mpsc::SyncSender<Mac>) -> Self {
         Self { site, network: Mutex::default(), adopt, troubles: Mutex::default() }
     }
 
@@ -180,8 +183,11 @@ impl Policy for ByCluster {
             Unknown::Register => Decision::Unknown(self.terms(&generation, None, client)),
             Unknown::Boot => {
                 // Once it is a node it is found above; until then it loads what every machine loads first.
-                if client.kind.is_boot() && self.adopt.send(client.mac).is_err() {
-                    tracing::warn!(mac = %client.mac, "nobody takes unknown machines in any more");
+                // One that finds no place in the queue asks again.
+                if client.kind.is_boot()
+                    && let Err(TrySendError::Disconnected(mac)) = self.adopt.try_send(client.mac)
+                {
+                    tracing::warn!(%mac, "nobody takes unknown machines in any more");
                 }
                 Decision::Unknown(self.terms(&generation, None, client))
             }
@@ -233,7 +239,12 @@ impl Policy for ByCluster {
                 if client.kind.is_boot() || node.is_some() {
                     self.site.inventory.saw(&machine);
                 }
-                let Some(node) = node else { return };
+                let Some(node) = node else {
+                    if let Some(address) = address {
+                        self.site.vacate(address);
+                    }
+                    return;
+                };
                 if matches!(exchange.outcome, Outcome::Offered(_) | Outcome::BootOffered) {
                     self.boot_seen(node, &machine, client);
                 }

@@ -21,7 +21,14 @@ pub(super) struct UnionRoots {
     union: Arc<Union>,
     refresh: Refresh,
     /// What the union serves now; held while that changes.
-    exports: Mutex<Vec<NodeExport>>,
+    exports: Mutex<Exports>,
+}
+
+#[derive(Default)]
+struct Exports {
+    nodes: Vec<NodeExport>,
+    /// Whether all of them are: what stood against one (a full disk) may be gone when it boots.
+    all_served: bool,
 }
 
 impl UnionRoots {
@@ -38,11 +45,12 @@ impl UnionRoots {
     fn export(&self, site: &Site) {
         let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted: Vec<_> = site.current().nodes().iter().filter_map(|node| export_of(site, node)).collect();
-        if *exports != wanted {
-            for error in self.union.set_nodes(&wanted).err().into_iter().flatten() {
+        if exports.nodes != wanted || !exports.all_served {
+            let refused = self.union.set_nodes(&wanted).err().unwrap_or_default();
+            *exports = Exports { nodes: wanted, all_served: refused.is_empty() };
+            for error in refused {
                 tracing::error!("{error}");
             }
-            *exports = wanted;
         }
     }
 
@@ -76,7 +84,7 @@ impl UnionRoots {
 impl Roots for UnionRoots {
     fn follow(&self, site: &Site) {
         self.export(site);
-        let exported = self.exports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let exported = self.exports.lock().unwrap_or_else(PoisonError::into_inner).nodes.clone();
         let generation = site.current();
         for node in exported.iter().filter_map(|export| generation.node(&export.name)) {
             self.render(site, node);
@@ -89,6 +97,13 @@ impl Roots for UnionRoots {
         // A node that is not exported yet gets its address with its export.
         if self.union.set_address(&node.name, Some(IpAddr::V4(address))).is_ok() {
             self.render(site, node);
+        }
+    }
+
+    fn vacated(&self, node: &str) {
+        // One that is not served has no address here either.
+        if let Err(error) = self.union.set_address(node, None) {
+            tracing::debug!(node, %error, "its address is another machine's now");
         }
     }
 
