@@ -14,6 +14,7 @@ pub mod inventory;
 pub mod keys;
 pub mod lab;
 pub mod nfs;
+pub mod places;
 pub mod ports;
 pub mod render;
 pub mod serve;

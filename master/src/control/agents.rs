@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::server::Stranger;
 use super::{Control, Ended, HEARTBEAT, Member, PATIENCE};
+use crate::places::Place;
 
 /// How many things a node can be asked for at once before the asker has to wait.
 const QUEUE: usize = 16;
@@ -143,7 +143,7 @@ pub(super) async fn conversation(
     deadline: Instant,
     address: Ipv4Addr,
     member: Member,
-    stranger: Stranger,
+    stranger: Place,
 ) {
     let (read, write) = tokio::io::split(stream);
     let mut reader = FrameReader::new(read);

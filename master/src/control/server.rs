@@ -1,9 +1,8 @@
 //! The listener: TLS, and which of the two conversations a caller wants.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{Control, Member, PATIENCE, STRANGERS, STRANGERS_EACH, agents, enroll};
+use crate::places::{Place, Places};
 use tesela_runtime::wire;
 
 /// How long who was turned away still counts as a stranger.
@@ -22,7 +22,8 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 /// Serves until `stop`; the connections that there are then end as well.
 pub async fn serve(control: Arc<Control>, listener: TcpListener, stop: CancellationToken) {
-    let strangers = Strangers::default();
+    // Those who have not said who they are.
+    let strangers = Places::new(STRANGERS, STRANGERS_EACH);
     let connections = TaskTracker::new();
     loop {
         let (socket, peer) = tokio::select! {
@@ -37,7 +38,7 @@ pub async fn serve(control: Arc<Control>, listener: TcpListener, stop: Cancellat
             },
             () = stop.cancelled() => break,
         };
-        let Some(stranger) = strangers.admit(peer.ip()) else {
+        let Some(stranger) = strangers.take(peer.ip()) else {
             control.metrics.strangers.inc();
             debug!(%peer, "too many connections that have not said who they are");
             continue;
@@ -54,7 +55,7 @@ pub async fn serve(control: Arc<Control>, listener: TcpListener, stop: Cancellat
     connections.wait().await;
 }
 
-async fn connection(control: Arc<Control>, socket: TcpStream, peer: SocketAddr, stranger: Stranger) {
+async fn connection(control: Arc<Control>, socket: TcpStream, peer: SocketAddr, stranger: Place) {
     let deadline = Instant::now() + PATIENCE;
     let stream = match timeout_at(deadline, handshake(&control, socket)).await {
         Ok(Ok(stream)) => stream,
@@ -126,59 +127,5 @@ fn admit_agent(
         None => Err("an agent without a certificate"),
         Some(certificate) if control.keys.is_current(&member.name, certificate) => Ok(member),
         Some(_) => Err("not the certificate that this node got last"),
-    }
-}
-
-/// Those who have not said who they are, counted by address.
-#[derive(Clone, Default)]
-struct Strangers(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A place among them, given back on drop.
-pub(super) struct Stranger {
-    all: Strangers,
-    address: IpAddr,
-}
-
-impl Strangers {
-    fn admit(&self, address: IpAddr) -> Option<Stranger> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = counts.get(&address).copied().unwrap_or(0);
-        if own >= STRANGERS_EACH || counts.values().sum::<usize>() >= STRANGERS {
-            return None;
-        }
-        counts.insert(address, own + 1);
-        Some(Stranger { all: self.clone(), address })
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        let mut counts = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match counts.get_mut(&self.address) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(counts.remove(&self.address)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_are_counted_by_address_and_forgotten() {
-        let strangers = Strangers::default();
-        let address = |i: usize| IpAddr::from([10, 0, 0, u8::try_from(i).unwrap()]);
-        let mut all: Vec<Stranger> =
-            (0..STRANGERS_EACH).filter_map(|_| strangers.admit(address(1))).collect();
-        assert_eq!(all.len(), STRANGERS_EACH);
-        assert!(strangers.admit(address(1)).is_none());
-        for i in 2..200 {
-            all.extend((0..STRANGERS_EACH).filter_map(|_| strangers.admit(address(i))));
-        }
-        assert_eq!(all.len(), STRANGERS);
-        drop(all);
-        assert!(strangers.0.lock().unwrap().is_empty());
-        assert!(strangers.admit(address(1)).is_some());
     }
 }

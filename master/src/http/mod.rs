@@ -4,6 +4,8 @@
 //! GET would (UEFI HTTP Boot asks first), files on disk answer ranges (RFC 9110 section 14). Nothing that
 //! is served here is secret but for the one-time token in a node's own script.
 
+#[cfg(test)]
+mod connection_tests;
 mod metrics;
 mod report;
 
@@ -23,13 +25,13 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tower_http::services::ServeFile;
 
 use crate::boot::{self, File, FileError, Site};
+use crate::places::Places;
 use crate::render::{Content, RenderedFile};
 
 pub use metrics::Metrics;
@@ -38,6 +40,12 @@ pub use metrics::Metrics;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections at once: a whole room that powers on, several times over.
 const CONNECTIONS: usize = 4096;
+/// Connections of one address at once; firmware and loaders open one or a few.
+const CONNECTIONS_EACH: usize = 64;
+/// A machine that takes nothing of what it is sent for so long is cut off.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a shutdown waits for what is being sent.
+const DRAIN: Duration = Duration::from_secs(10);
 /// How long no connection is accepted after an error that says the host is out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest report.
@@ -64,16 +72,22 @@ pub fn router(service: Service) -> Router {
 
 /// Serves until `stop`; what is under way then is finished.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS, CONNECTIONS_EACH);
     let connections = TaskTracker::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(place) = places.take(peer.ip().to_canonical()) else {
+                    tracing::debug!(%peer, "HTTP connection refused: too many");
+                    continue;
+                };
+                if let Err(error) = prepare(&stream) {
+                    tracing::debug!(%peer, %error, "a socket option was refused");
+                }
                 let (router, stop) = (router.clone(), stop.clone());
                 connections.spawn(async move {
                     connection(stream, peer, router, stop).await;
@@ -88,7 +102,16 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
     drop(listener);
     connections.close();
-    connections.wait().await;
+    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+        tracing::info!("HTTP connections that did not end in {} s are cut", DRAIN.as_secs());
+    }
+}
+
+/// A machine that lost its power, or takes nothing, does not keep its place for ever.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(TAKE_TIMEOUT))?;
+    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(TAKE_TIMEOUT))
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
@@ -151,18 +174,15 @@ async fn file(
         }
     };
     if answer.status().is_success() {
-        note_fetch(&service.site, peer, &path);
+        service.site.fetched(peer, &format!("{path} by HTTP"));
     }
     answer
 }
 
-/// Tells the inventory what the node at an address fetched.
-fn note_fetch(site: &Site, peer: IpAddr, path: &str) {
-    if let IpAddr::V4(address) = peer
-        && let Some(node) = site.node_at(address)
-    {
-        site.inventory.fetched(&node, &format!("{path} by HTTP"));
-    }
+/// Whether a request comes from a port that only root of a machine can have. Without it any user of a
+/// node could speak for it: they have the same address.
+fn is_by_root(peer: SocketAddr) -> bool {
+    peer.port() < 1024
 }
 
 async fn rendered(
@@ -170,6 +190,10 @@ async fn rendered(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path(name): Path<String>,
 ) -> Response {
+    if !is_by_root(peer) {
+        return (StatusCode::FORBIDDEN, "these files are for root of the node: ask from a port below 1024\n")
+            .into_response();
+    }
     let generation = service.site.current();
     let Some(node) = generation.node(&name) else { return StatusCode::NOT_FOUND.into_response() };
     if service.site.address_of(node).map(IpAddr::V4) != Some(peer.ip().to_canonical()) {

@@ -1,4 +1,4 @@
-//! What stage1 reports of its boot.
+//! What stage1, and then the node's init and agent, report of a boot.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::boot::neighbour;
 use crate::cluster::Mac;
 use crate::inventory::Stage;
 
-use super::Service;
+use super::{Service, is_by_root};
 
-/// A report; the agent's own stages come by its own channel.
+/// A report; that the agent is connected comes by its own channel.
 #[derive(Deserialize)]
 struct Report {
     node: String,
@@ -29,6 +29,7 @@ enum ReportedStage {
     Stage1,
     Root,
     Init,
+    Agent,
 }
 
 /// The longest detail that history keeps, in characters.
@@ -39,6 +40,12 @@ pub(super) async fn report(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     body: Bytes,
 ) -> (StatusCode, String) {
+    if !is_by_root(peer) {
+        return (
+            StatusCode::FORBIDDEN,
+            "only root of a node reports for it: from a port below 1024\n".into(),
+        );
+    }
     let report: Report = match serde_json::from_slice(&body) {
         Ok(report) => report,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("not a report: {error}\n")),
@@ -76,6 +83,7 @@ pub(super) async fn report(
         ReportedStage::Stage1 => (Stage::Stage1, "stage1 has its lease"),
         ReportedStage::Root => (Stage::Root, "its root is mounted"),
         ReportedStage::Init => (Stage::Init, "its init was started"),
+        ReportedStage::Agent => (Stage::Agent, "its agent was started"),
     };
     match &detail {
         Some(why) if why.starts_with("failed") => site.inventory.failed(&node.name, why),

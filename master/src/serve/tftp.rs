@@ -1,6 +1,5 @@
 //! TFTP's questions answered by the seam.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::boot::{File, FileError, Request, Site};
@@ -40,11 +39,9 @@ impl Contents for BySite {
 
     fn finished(&self, transfer: &Transfer) {
         tracing::debug!(%transfer, "TFTP");
-        if transfer.outcome == Outcome::Completed
-            && let IpAddr::V4(address) = transfer.peer.ip().to_canonical()
-            && let Some(node) = self.0.node_at(address)
-        {
-            self.0.inventory.fetched(&node, &format!("{} by TFTP", transfer.path.escape_ascii()));
+        if transfer.outcome == Outcome::Completed {
+            let what = format!("{} by TFTP", transfer.path.escape_ascii());
+            self.0.fetched(transfer.peer.ip().to_canonical(), &what);
         }
     }
 }

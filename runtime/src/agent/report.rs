@@ -2,14 +2,15 @@
 //!
 //! systemd runs it as soon as it can (`tesela-init.service`), so that the master can tell a node whose
 //! init hangs from one that never got there; the agent says its own stage the same way as it starts. `POST /report` with a JSON object, answered 204; it needs
-//! no key, for it says nothing that the master would act on.
+//! no key, but a source port below 1024, for only root of the node may speak for it.
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use super::Config;
+use crate::port::connect_privileged;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -22,7 +23,7 @@ pub fn report(config: &Config, stage: &str) -> io::Result<()> {
     let master = SocketAddrV4::new(config.master, config.http_port);
     let body = serde_json::json!({ "node": config.node, "mac": boot_mac(&cmdline), "stage": stage });
     let body = body.to_string();
-    let mut stream = TcpStream::connect_timeout(&master.into(), PATIENCE)?;
+    let mut stream = connect_privileged(master, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(

@@ -1,8 +1,10 @@
 //! As much of an HTTP/1.1 client as the master's own server needs: bodies with a length, one a connection.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::Duration;
+
+use tesela_runtime::port::connect_privileged;
 
 use crate::error::BootError;
 
@@ -41,8 +43,8 @@ impl Http {
     }
 
     fn exchange(&self, request: &[u8]) -> io::Result<Reply> {
-        let address = SocketAddr::from((self.master, self.port));
-        let mut stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
+        // The master takes a node's word from no port that others than root can have.
+        let mut stream = connect_privileged(SocketAddrV4::new(self.master, self.port), CONNECT_LIMIT)?;
         stream.set_read_timeout(Some(SILENCE_LIMIT))?;
         stream.write_all(request)?;
         Reply::read(BufReader::with_capacity(256 * 1024, stream))
