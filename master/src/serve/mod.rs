@@ -168,10 +168,10 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     tasks.spawn(told("TFTP", tftp_server.run(Arc::new(tftp::BySite(Arc::clone(&site))), stop.clone())));
     let router = http::router(http::Service { site: Arc::clone(&site), metrics });
     tasks.spawn(http::serve(http_socket, router, stop.clone()));
-    let api = axum::serve(api_socket, web::router(web::Api { site: Arc::clone(&site) }));
+    let api = axum::serve(api_socket, web::router(web::Api { site: Arc::clone(&site), stop: stop.clone() }));
     tasks.spawn(told("the API", api.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
     tasks.spawn(watch::templates(Arc::clone(&site), stop.clone()));
-    tasks.spawn(watch_limits(Arc::clone(&site), stop.clone()));
+    tasks.spawn(watch_limits(Arc::clone(&site), Arc::clone(&dhcp_server), stop.clone()));
 
     site.inventory.event(None, None, None, format!("serves, generation {}", site.current().number));
     ready(&site);
@@ -254,12 +254,20 @@ fn spawn_time(address: Ipv4Addr, tasks: &TaskTracker, stop: &CancellationToken) 
     }
 }
 
-async fn watch_limits(site: Arc<Site>, stop: CancellationToken) {
+async fn watch_limits(site: Arc<Site>, dhcp_server: Arc<crate::dhcp::Server>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(OVERRUN_TICK);
+    let mut dhcp_runs = true;
     loop {
         tokio::select! {
             _ = tick.tick() => site.inventory.mark_overruns(),
             () = stop.cancelled() => return,
+        }
+        if dhcp_runs && !dhcp_server.is_running() {
+            dhcp_runs = false;
+            let why = "DHCP has ended by a fault of its own (the log says which); nodes that run go on, and \
+                       for new boots the master has to be started again: `systemctl restart tesela`";
+            tracing::error!("{why}");
+            site.inventory.event(None, None, None, why.into());
         }
     }
 }

@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
 
 use crate::boot::{AcceptError, Acceptance, ApplyError, Site};
 use crate::{cluster, inventory};
@@ -25,6 +26,8 @@ use views::{Accept, Accepted, Applied, NodeView};
 pub struct Api {
     /// The cluster in force.
     pub site: Arc<Site>,
+    /// The master stops: answers that do not end by themselves do then.
+    pub stop: CancellationToken,
 }
 
 /// All routes.
@@ -69,6 +72,14 @@ impl From<AcceptError> for Failed {
     }
 }
 
+/// Does what waits for the disk, or renders for every node, where it holds up no service.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failed> + Send + 'static,
+) -> Result<T, Failed> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+}
+
 fn no_node(name: &str) -> Failed {
     Failed(
         StatusCode::NOT_FOUND,
@@ -107,7 +118,9 @@ async fn log(
     if api.site.current().node(&name).is_none() && api.site.inventory.node(&name).is_none() {
         return Err(no_node(&name));
     }
-    Ok(Json(api.site.inventory.history(Some(&name), limit.limit.unwrap_or(1000))?))
+    let inventory = Arc::clone(&api.site.inventory);
+    let history = move || Ok(inventory.history(Some(&name), limit.limit.unwrap_or(1000))?);
+    Ok(Json(off_the_runtime(history).await?))
 }
 
 #[derive(Deserialize)]
@@ -121,14 +134,11 @@ async fn file(
     Query(file): Query<FilePath>,
 ) -> Result<Vec<u8>, Failed> {
     api.site.current().node(&name).ok_or_else(|| no_node(&name))?;
-    // It may wait for the disk.
-    tokio::task::spawn_blocking(move || match api.site.roots() {
-        Some(roots) => roots.read(&name, &file.path),
-        None => Err("the roots are not served yet".into()),
-    })
-    .await
-    .map_err(|e| Failed(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?
-    .map_err(|why| Failed(StatusCode::NOT_FOUND, why))
+    let read = move || match api.site.roots() {
+        Some(roots) => roots.read(&name, &file.path).map_err(|why| Failed(StatusCode::NOT_FOUND, why)),
+        None => Err(Failed(StatusCode::SERVICE_UNAVAILABLE, "the roots are not served yet".into())),
+    };
+    off_the_runtime(read).await
 }
 
 async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Json<()> {
@@ -137,13 +147,16 @@ async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Json<()> {
 }
 
 async fn accept(State(api): State<Api>, Json(accept): Json<Accept>) -> Result<Json<Accepted>, Failed> {
-    let nodes = api.site.accept(&Acceptance {
-        nodes: &accept.nodes,
-        macs: &accept.macs,
-        profile: accept.profile.as_deref(),
-        address: accept.address,
-    })?;
-    Ok(Json(Accepted { nodes, generation: api.site.current().number }))
+    let accepting = move || {
+        let nodes = api.site.accept(&Acceptance {
+            nodes: &accept.nodes,
+            macs: &accept.macs,
+            profile: accept.profile.as_deref(),
+            address: accept.address,
+        })?;
+        Ok(Json(Accepted { nodes, generation: api.site.current().number }))
+    };
+    off_the_runtime(accepting).await
 }
 
 async fn machines(State(api): State<Api>) -> Json<Vec<inventory::Machine>> {
@@ -151,14 +164,19 @@ async fn machines(State(api): State<Api>) -> Json<Vec<inventory::Machine>> {
 }
 
 async fn apply(State(api): State<Api>) -> Result<Json<Applied>, Failed> {
-    let before = api.site.current().number;
-    let generation = api.site.apply()?;
-    Ok(Json(Applied { generation: generation.number, changed: generation.number != before }))
+    let applying = move || {
+        let before = api.site.current().number;
+        let generation = api.site.apply()?;
+        Ok(Json(Applied { generation: generation.number, changed: generation.number != before }))
+    };
+    off_the_runtime(applying).await
 }
 
 async fn events(State(api): State<Api>, Query(limit): Query<Limit>) -> Result<Response, Failed> {
     let follow = api.site.inventory.follow();
-    let past = api.site.inventory.history(None, limit.limit.unwrap_or(20))?;
+    let inventory = Arc::clone(&api.site.inventory);
+    let past = move || Ok(inventory.history(None, limit.limit.unwrap_or(20))?);
+    let past = off_the_runtime(past).await?;
     let coming = stream::unfold(follow, async |mut follow| {
         loop {
             match follow.recv().await {
@@ -170,7 +188,39 @@ async fn events(State(api): State<Api>, Query(limit): Query<Limit>) -> Result<Re
         }
     });
     let lines = stream::iter(past)
-        .chain(coming)
+        .chain(coming.take_until(api.stop.cancelled_owned()))
         .map(|event| Ok::<_, std::io::Error>(serde_json::to_string(&event)? + "\n"));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::boot::testing;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_follows_the_events_does_not_hold_up_the_end() {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join("cluster.yaml"), include_str!("../../../configs/aula.yaml"))
+            .unwrap();
+        let site = Arc::new(testing::open(state.path(), Arc::default()).unwrap());
+        let socket = state.path().join("socket");
+        let stop = CancellationToken::new();
+        let router = router(Api { site: Arc::clone(&site), stop: stop.clone() });
+        let api = axum::serve(tokio::net::UnixListener::bind(&socket).unwrap(), router);
+        let served = tokio::spawn(api.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
+        let mut reader = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        reader.write_all(b"GET /v1/events?limit=0 HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = vec![0; 4096];
+        let mut length = 0;
+        while !String::from_utf8_lossy(&answer[..length]).contains("\r\n\r\n") {
+            length += reader.read(&mut answer[length..]).unwrap();
+        }
+        site.inventory.event(None, None, None, "the last one".into());
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), served).await.unwrap().unwrap().unwrap();
+    }
 }
