@@ -1,10 +1,12 @@
 //! Follows the templates of `/etc/tesela/templates`: an edit is in force a moment after it is saved.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +16,7 @@ use crate::boot::Site;
 /// told in the log and the history.
 pub(super) async fn templates(site: Arc<Site>, stop: CancellationToken) {
     let directory = site.paths().templates.clone();
-    let watch = match watch_tree(&directory) {
+    let mut watch = match watch_tree(&directory) {
         Ok(Some(watch)) => watch,
         Ok(None) => return,
         Err(error) => {
@@ -26,12 +28,16 @@ pub(super) async fn templates(site: Arc<Site>, stop: CancellationToken) {
         tokio::select! {
             ready = watch.readable() => match ready {
                 Ok(mut ready) => {
-                    // The events themselves do not matter: everything is read again.
-                    let drained = watch.get_ref().0.read_events();
+                    let edited = ready.get_inner().is_edited();
                     ready.clear_ready();
-                    if let Err(error) = drained && error != nix::errno::Errno::EAGAIN {
-                        tracing::warn!(%error, "edits of templates are seen at `tesela apply` only");
-                        return;
+                    match edited {
+                        // Which events they were does not matter: everything is read again.
+                        Ok(true) => {}
+                        Ok(false) => continue,
+                        Err(error) => {
+                            tracing::warn!(%error, "edits of templates are seen at `tesela apply` only");
+                            return;
+                        }
                     }
                 }
                 Err(error) => {
@@ -42,7 +48,7 @@ pub(super) async fn templates(site: Arc<Site>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         // New directories are to be followed as well.
-        if let Err(error) = add_tree(&watch.get_ref().0, &directory) {
+        if let Err(error) = watch.get_mut().add_tree(&directory) {
             tracing::warn!(%error, "a directory of templates is not followed");
         }
         let site_now = Arc::clone(&site);
@@ -65,17 +71,65 @@ pub(super) async fn templates(site: Arc<Site>, stop: CancellationToken) {
 }
 
 /// An inotify descriptor that tokio can wait for.
-struct Watch(Inotify);
+struct Watch {
+    inotify: Inotify,
+    directories: HashMap<WatchDescriptor, PathBuf>,
+}
 
 impl AsRawFd for Watch {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
+        self.inotify.as_fd().as_raw_fd()
     }
 }
 
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.inotify.as_fd()
+    }
+}
+
+impl Watch {
+    fn add_tree(&mut self, directory: &Path) -> nix::Result<()> {
+        let edits = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_ONLYDIR;
+        let watched = self.inotify.add_watch(directory, edits)?;
+        self.directories.insert(watched, directory.to_owned());
+        let entries = std::fs::read_dir(directory)
+            .map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.add_tree(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all events there are; whether any of them is of an edit that is whole.
+    fn is_edited(&self) -> nix::Result<bool> {
+        let mut edited = false;
+        loop {
+            match self.inotify.read_events() {
+                Ok(events) => edited |= events.iter().any(|event| !self.is_begun(event)),
+                Err(nix::errno::Errno::EAGAIN) => return Ok(edited),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether an event only tells of a regular file that is being written: empty now, or half of what it
+    /// will be, it counts once it is closed.
+    fn is_begun(&self, event: &InotifyEvent) -> bool {
+        let path = event.name.as_ref().zip(self.directories.get(&event.wd));
+        let path = path.map(|(name, directory)| directory.join(name));
+        // A link to a file that was there has more than one name.
+        let new = |path: PathBuf| {
+            std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.nlink() == 1)
+        };
+        event.mask.contains(AddWatchFlags::IN_CREATE) && path.is_some_and(new)
     }
 }
 
@@ -84,25 +138,39 @@ fn watch_tree(directory: &Path) -> nix::Result<Option<AsyncFd<Watch>>> {
         return Ok(None);
     }
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    add_tree(&inotify, directory)?;
+    let mut watch = Watch { inotify, directories: HashMap::new() };
+    watch.add_tree(directory)?;
     #[expect(deprecated, reason = "a Watch keeps one descriptor for life, which is all that is asked of it")]
-    AsyncFd::new(Watch(inotify)).map(Some).map_err(|_| nix::errno::Errno::EINVAL)
+    AsyncFd::new(watch).map(Some).map_err(|_| nix::errno::Errno::EINVAL)
 }
 
-fn add_tree(inotify: &Inotify, directory: &Path) -> nix::Result<()> {
-    let edits = AddWatchFlags::IN_CLOSE_WRITE
-        | AddWatchFlags::IN_MOVED_TO
-        | AddWatchFlags::IN_MOVED_FROM
-        | AddWatchFlags::IN_DELETE
-        | AddWatchFlags::IN_CREATE
-        | AddWatchFlags::IN_ONLYDIR;
-    inotify.add_watch(directory, edits)?;
-    let entries = std::fs::read_dir(directory)
-        .map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            add_tree(inotify, &entry.path())?;
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_counts_when_it_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+        let mut watch = Watch { inotify, directories: HashMap::new() };
+        watch.add_tree(directory.path()).unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let file = std::fs::File::create(path("motd")).unwrap();
+        assert!(!watch.is_edited().unwrap(), "made, and still open");
+        drop(file);
+        assert!(watch.is_edited().unwrap(), "closed");
+        std::os::unix::fs::symlink("motd", path("link")).unwrap();
+        assert!(watch.is_edited().unwrap(), "a symbolic link is whole at once");
+        std::fs::hard_link(path("motd"), path("name")).unwrap();
+        assert!(watch.is_edited().unwrap(), "another name of a file that is whole");
+        std::fs::create_dir(path("etc")).unwrap();
+        assert!(watch.is_edited().unwrap(), "a directory is to be followed");
+        watch.add_tree(directory.path()).unwrap();
+        let file = std::fs::File::create(path("etc/hosts")).unwrap();
+        assert!(!watch.is_edited().unwrap(), "made in a new directory");
+        drop(file);
+        assert!(watch.is_edited().unwrap());
+        std::fs::remove_file(path("etc/hosts")).unwrap();
+        assert!(watch.is_edited().unwrap(), "gone");
     }
-    Ok(())
 }
