@@ -193,7 +193,7 @@ impl Inventory {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if !state.machines.contains_key(&sighting.mac) {
             if state.machines.len() >= MACHINES_KEPT {
-                return;
+                self.make_room(&mut state);
             }
             self.event(None, Some(sighting.mac), None, "seen for the first time".into());
         }
@@ -220,6 +220,22 @@ impl Inventory {
         if told || stale {
             let machine = machine.clone();
             self.write(store::Write::Machine(machine));
+        }
+    }
+
+    /// Forgets an eighth of the machines, those that were not seen for longest, but none that boots as a node
+    /// without an entry: a flood of made-up addresses keeps no real machine out.
+    fn make_room(&self, state: &mut State) {
+        let mut known: Vec<_> = state
+            .machines
+            .values()
+            .filter(|machine| !machine.adopted)
+            .map(|machine| (machine.last_seen, machine.mac))
+            .collect();
+        known.sort_unstable();
+        for (_, mac) in known.into_iter().take(MACHINES_KEPT / 8) {
+            state.machines.remove(&mac);
+            self.write(store::Write::ForgetMachine(mac));
         }
     }
 
@@ -430,6 +446,27 @@ mod tests {
         inventory.reached("n1", Stage::Dhcp, &machine(), "asked for an address");
         let state = inventory.node("n1").unwrap();
         assert_eq!((state.stage, state.boot_ms), (Stage::Dhcp, None));
+    }
+
+    #[test]
+    fn a_flood_of_machines_keeps_no_real_one_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tesela.db");
+        let inventory = Inventory::open(&path).unwrap();
+        inventory.saw(&machine());
+        inventory.adopt(machine().mac);
+        let flood = |number: usize| {
+            let [.., a, b, c, d] = number.to_be_bytes();
+            inventory.saw(&Sighting { mac: Mac([6, 0, a, b, c, d]), ..machine() });
+        };
+        (0..MACHINES_KEPT + 10).for_each(flood);
+        let late = Mac([2, 0, 0, 0, 0, 2]);
+        inventory.saw(&Sighting { mac: late, ..machine() });
+        inventory.flush();
+        drop(inventory);
+        let inventory = Inventory::open(&path).unwrap();
+        assert!(inventory.machines().len() <= MACHINES_KEPT);
+        assert!(inventory.machine(late).is_some() && inventory.machine(machine().mac).is_some());
     }
 
     #[test]

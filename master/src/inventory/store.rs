@@ -5,6 +5,8 @@ use std::sync::mpsc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::cluster::Mac;
+
 use super::{Error, Event, Machine, NodeState, Stage, Timestamp};
 
 const SCHEMA: &str = "
@@ -42,6 +44,7 @@ pub(super) enum Write {
     Node(String, NodeState),
     Event(Event),
     Forget(String),
+    ForgetMachine(Mac),
     /// Answered when everything before it is on the disk.
     Flush(mpsc::SyncSender<()>),
 }
@@ -187,6 +190,11 @@ fn write_batch(db: &mut Connection, batch: &[Write], since_trim: &mut usize) -> 
             }
             Write::Forget(name) => {
                 transaction.execute("DELETE FROM nodes WHERE name = ?1", [name])?;
+            }
+            Write::ForgetMachine(mac) => {
+                transaction
+                    .prepare_cached("DELETE FROM machines WHERE mac = ?1")?
+                    .execute([mac.to_string()])?;
             }
             Write::Flush(_) => {}
         }
