@@ -171,7 +171,7 @@ pub(crate) fn event_line(event: &Event) -> String {
         (None, None) => "master".into(),
     };
     let stage = event.stage.map_or_else(String::new, |stage| format!("[{stage}] "));
-    format!("{time}  {who:12}  {stage}{}", event.text)
+    format!("{time}  {who:12}  {stage}{}", table::plain(&event.text))
 }
 
 fn show(detail: &NodeDetail) {

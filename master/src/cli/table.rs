@@ -16,11 +16,16 @@ fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        padded.join("  ").trim_end().to_owned()
+        plain(padded.join("  ").trim_end())
     };
     let mut out = vec![line(&mut head.iter().copied())];
     out.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
     out
+}
+
+/// Text for a terminal: what a machine or a program on a node made up must not steer it.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// `3 s`, `5 min`, `2 h`, `4 d` for so many milliseconds.
@@ -36,6 +41,12 @@ pub(crate) fn ago(milliseconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn nothing_steers_the_terminal() {
+        let row = vec![vec!["PXE\u{1b}[2J\r\u{9b}0m".into()]];
+        assert_eq!(super::lines(&["V"], &row)[1], "PXE\u{fffd}[2J\u{fffd}\u{fffd}0m");
+    }
+
     #[test]
     fn columns_are_as_wide_as_they_need() {
         let rows = vec![vec!["firstslave".into(), "member".into()], vec!["n2".into(), "dhcp".into()]];
