@@ -24,6 +24,9 @@ use crate::network::{Link, transaction_id};
 /// The process's name, and how `main` knows that it is meant.
 pub const NAME: &str = "@tesela-lease";
 
+/// Between a failure and the next try.
+const AFTER_FAILURE: Duration = Duration::from_secs(30);
+
 /// Starts the process, if the lease ends at all.
 pub fn keep(link: &Link) -> io::Result<()> {
     if link.lease.seconds == INFINITE {
@@ -56,7 +59,11 @@ pub fn run(arguments: &[String]) -> Option<()> {
         match renew(interface, mac, &lease) {
             Ok(renewed) => lease = renewed,
             // The address stays whatever the server says: without it the node would lose its root.
-            Err(error) => say(format_args!("the lease of {} could not be renewed: {error}", lease.address)),
+            Err(error) => {
+                say(format_args!("the lease of {} could not be renewed: {error}", lease.address));
+                // What fails at once (another program of the node has the port) would fail at once again.
+                std::thread::sleep(AFTER_FAILURE);
+            }
         }
     }
 }
