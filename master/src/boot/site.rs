@@ -109,8 +109,8 @@ impl Site {
     ) -> Result<Self, ApplyError> {
         let Beginning { number, text, cluster, refused } = begin(&paths)?;
         if let Some(problems) = refused {
+            tracing::error!("cluster.yaml does not hold; generation {number} goes on");
             let told = format!("generation {number} goes on, for cluster.yaml does not hold: {problems}");
-            tracing::error!("{told}");
             inventory.event(None, None, None, told);
         }
         let adopted = inventory.adopted();
