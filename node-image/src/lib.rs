@@ -1,5 +1,6 @@
 //! Kernel, initramfs and root image of a node.
 
+pub mod durable;
 pub mod image;
 pub mod index;
 pub mod initramfs;

@@ -74,6 +74,8 @@ pub trait Roots: Send + Sync {
     fn booting(&self, site: &Site, node: &str) -> Result<(), String>;
     /// The folder of the build that a node has at its next boot; `None` where it has no root here yet.
     fn next_build(&self, site: &Site, node: &str) -> Option<PathBuf>;
+    /// Takes away for good what a node wrote that is in cluster.yaml no more. `Err` says why it stays.
+    fn forget(&self, node: &str) -> Result<(), String>;
     /// The content of a path as the node sees it now; `Err` says why there is none.
     fn read(&self, node: &str, path: &str) -> Result<Vec<u8>, String>;
     /// The paths where a node's own version was kept aside for the template's.

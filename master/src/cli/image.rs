@@ -11,6 +11,7 @@ use tesela_node_image::image::{self, BuildInfo, Progress};
 
 use crate::boot::{NodePrograms, image_spec};
 use crate::inventory::Timestamp;
+use crate::nfs::union::builds_in_use;
 
 use super::{Common, Outcome, file, table};
 
@@ -47,6 +48,22 @@ pub(crate) fn run(common: &Common, command: &Image) -> Outcome {
                 return Err(miette::miette!(
                     "{} still has the image `{name}`; take it out there first",
                     common.config.display()
+                )
+                .into());
+            }
+            let folder = common.state.join("images").join(name);
+            let on_it: Vec<String> = builds_in_use(&common.state)
+                .into_diagnostic()?
+                .into_iter()
+                .filter(|(_, build)| build.starts_with(&folder))
+                .map(|(node, _)| node)
+                .collect();
+            if !on_it.is_empty() {
+                return Err(miette::miette!(
+                    help = "a node leaves it at its next boot, or with `tesela node rebase` where it keeps its \
+                            writes; one that is in cluster.yaml no more with `tesela node forget`",
+                    "the roots of {} are on a build of the image `{name}`",
+                    on_it.join(", ")
                 )
                 .into());
             }

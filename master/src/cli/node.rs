@@ -43,7 +43,8 @@ pub(crate) enum Node {
         #[arg(long)]
         address: Option<Ipv4Addr>,
     },
-    /// Forgets what was learnt of a node; cluster.yaml stays as it is.
+    /// Forgets what was learnt of a node, and what it wrote if cluster.yaml has it no more; cluster.yaml
+    /// stays as it is.
     Forget {
         /// Which node.
         node: String,

@@ -1,9 +1,11 @@
 //! Files of keys: made once, whole or not at all.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use tesela_node_image::durable;
 
 use super::Error;
 
@@ -62,10 +64,5 @@ pub(super) fn private_directory(directory: &Path) -> io::Result<()> {
 
 /// Puts `text` in the place of `directory/name` (mode 0600): after a crash there is the old or the new.
 pub(super) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
-    let beside = directory.join(format!(".{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, directory.join(name))?;
-    File::open(directory)?.sync_all()
+    durable::replace(&directory.join(name), text.as_bytes(), Some(0o600))
 }

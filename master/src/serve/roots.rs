@@ -124,6 +124,10 @@ impl Roots for UnionRoots {
         self.union.next_build(node).ok()
     }
 
+    fn forget(&self, node: &str) -> Result<(), String> {
+        self.union.forget(node).map_err(|error| error.to_string())
+    }
+
     fn read(&self, node: &str, path: &str) -> Result<Vec<u8>, String> {
         self.union
             .read_path(node, Path::new(path), MOST_PRINTED)

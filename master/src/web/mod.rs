@@ -141,9 +141,18 @@ async fn file(
     off_the_runtime(read).await
 }
 
-async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Json<()> {
-    api.site.inventory.forget(&name);
-    Json(())
+async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<()>, Failed> {
+    let forgetting = move || {
+        api.site.inventory.forget(&name);
+        match api.site.roots() {
+            Some(roots) if api.site.current().node(&name).is_none() => {
+                roots.forget(&name).map_err(|why| Failed(StatusCode::CONFLICT, why))?;
+            }
+            _ => {}
+        }
+        Ok(Json(()))
+    };
+    off_the_runtime(forgetting).await
 }
 
 async fn accept(State(api): State<Api>, Json(accept): Json<Accept>) -> Result<Json<Accepted>, Failed> {

@@ -15,7 +15,7 @@ use super::{
     digest, fixups, squashfs, store,
 };
 use crate::rooted::Rooted;
-use crate::{index, initramfs, kernel};
+use crate::{durable, index, initramfs, kernel};
 
 /// At most this many files with dropped attributes are named.
 const DROPPED_NAMED: usize = 1000;
@@ -223,8 +223,8 @@ impl Build<'_> {
     /// Makes the initramfs in a build's folder; gives its size.
     fn initramfs(&self, root: &Rooted, kernel: &kernel::Kernel, build: &Path) -> Result<u64, BuildError> {
         let packed = initramfs::build(root, kernel, self.stage1)?;
-        let (path, beside) = (build.join("initramfs"), build.join(".initramfs"));
-        fs::write(&beside, &packed).and_then(|()| fs::rename(&beside, &path)).map_err(at(path))?;
+        let path = build.join("initramfs");
+        durable::replace(&path, &packed, Some(0o644)).map_err(at(path))?;
         Ok(packed.len() as u64)
     }
 
@@ -273,7 +273,8 @@ impl Build<'_> {
             let beside = path.join(".root.squashfs");
             let digest = squashfs::build(&root_path, &beside, steps.progress)?;
             let squashfs = path.join("root.squashfs");
-            fs::rename(&beside, &squashfs).map_err(at(squashfs))?;
+            let synced = File::open(&beside).and_then(|file| file.sync_all());
+            synced.and_then(|()| fs::rename(&beside, &squashfs)).map_err(at(squashfs))?;
             info.squashfs_sha256 = Some(digest);
         }
         store::write_info(&path, &info)?;

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{BuildError, BuildInfo, BuiltImage, at};
+use crate::durable;
 
 /// An image in `tesela image list`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -133,12 +134,8 @@ pub(super) fn read_info(build: &Path) -> Result<BuildInfo, BuildError> {
 
 pub(super) fn write_info(build: &Path, info: &BuildInfo) -> Result<(), BuildError> {
     let path = build.join("build.json");
-    let beside = build.join(".build.json");
-    let write = || {
-        fs::write(&beside, serde_json::to_vec_pretty(info)?)?;
-        fs::rename(&beside, &path)
-    };
-    write().map_err(at(path))
+    let text = serde_json::to_vec_pretty(info).map_err(io::Error::other);
+    text.and_then(|text| durable::replace(&path, &text, Some(0o644))).map_err(at(path))
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, BuildError> {

@@ -4,8 +4,9 @@
 //! inodes (56 octets each, in the order of their numbers), the entries (9 octets each), the names,
 //! and the blake3 digest of all that comes before it.
 
-use std::io::Write;
 use std::path::Path;
+
+use crate::durable;
 
 use super::{Attributes, Entry, Index, IndexError, Inode, Kind, MAX_INODES, ROOT, Span, Time};
 
@@ -21,14 +22,8 @@ impl Index {
     /// # Errors
     /// [`IndexError::Io`] with the path.
     pub fn write(&self, path: &Path) -> Result<(), IndexError> {
-        let beside = path.with_extension("new");
-        let write = || {
-            let mut file = std::fs::File::create(&beside)?;
-            file.write_all(&self.encode())?;
-            file.sync_all()?;
-            std::fs::rename(&beside, path)
-        };
-        write().map_err(|source| IndexError::Io { path: path.to_owned(), source })
+        durable::replace(path, &self.encode(), Some(0o644))
+            .map_err(|source| IndexError::Io { path: path.to_owned(), source })
     }
 
     /// The octets of the index file.

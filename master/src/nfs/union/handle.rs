@@ -1,9 +1,9 @@
 //! File handles: which node, which generation of its root, which object, and a MAC over all three.
 
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::Path;
+
+use tesela_node_image::durable;
 
 use super::files::random;
 use super::object::ObjectId;
@@ -38,13 +38,7 @@ impl Key {
                 if let Some(directory) = path.parent() {
                     std::fs::create_dir_all(directory)?;
                 }
-                let beside = path.with_extension("new");
-                let mut options = OpenOptions::new();
-                let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-                file.write_all(&key)?;
-                file.sync_all()?;
-                std::fs::rename(&beside, path)?;
-                super::files::sync_directory_of(path)?;
+                durable::replace(path, &key, Some(0o600))?;
             }
             Err(error) => return Err(error),
         }

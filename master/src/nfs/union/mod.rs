@@ -49,7 +49,7 @@ use arc_swap::ArcSwap;
 
 pub use error::UnionError;
 pub use rendered::{Applied, Conflict, ConflictState, RenderedFile, RenderedKind};
-pub use report::{Difference, Found, How, Usage};
+pub use report::{Difference, Found, How, Usage, builds_in_use};
 
 use files::Files;
 use handle::Key;
@@ -60,6 +60,9 @@ use object::FIRST_OWN;
 use record::Head;
 use state::State;
 use txn::Txn;
+
+/// How the directory of a node begins that is being forgotten; no node's name does.
+const FORGOTTEN: &str = ".forgotten-";
 
 /// How many files of images and of nodes' writes are kept open.
 const OPEN_FILES: usize = 512;
@@ -111,6 +114,7 @@ impl Union {
         let key = Key::load(&key_path).map_err(UnionError::io(&key_path))?;
         let nodes = state_dir.join("nodes");
         std::fs::create_dir_all(&nodes).map_err(UnionError::io(&nodes))?;
+        sweep_forgotten(&nodes).map_err(UnionError::io(&nodes))?;
         let path = nodes.join(".numbers");
         let numbers = Numbers::load(&path).map_err(UnionError::io(&path))?;
         let verifier = files::random().map_err(UnionError::io(&nodes))?;
@@ -234,25 +238,27 @@ impl Union {
     /// # Errors
     /// [`UnionError::Io`]; [`UnionError::Path`] if it is still served.
     pub fn forget(&self, node: &str) -> Result<(), UnionError> {
-        let directory = self.shared.state_dir.join("nodes").join(node);
+        let nodes = self.shared.state_dir.join("nodes");
+        let directory = nodes.join(node);
+        let refused = |what| Err(UnionError::Path { node: node.to_owned(), path: directory.clone(), what });
+        if node.is_empty() || node.starts_with('.') || node.contains('/') {
+            return refused("this is no node's name");
+        }
         let mut numbers = lock(&self.numbers);
         if self.table.load().by_name.contains_key(node) {
-            let what = "the node is still served";
-            return Err(UnionError::Path { node: node.to_owned(), path: directory, what });
+            return refused("the node is still served");
         }
+        // First out of the way as a whole: whatever stops us, there is all of it or nothing.
+        let gone = nodes.join(format!("{FORGOTTEN}{node}"));
+        let is_there = |result: std::io::Result<()>| match result {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| true),
+        };
+        is_there(std::fs::remove_dir_all(&gone)).map_err(UnionError::io(&gone))?;
+        is_there(std::fs::rename(&directory, &gone)).map_err(UnionError::io(&directory))?;
         numbers.forget(node).map_err(UnionError::io(&directory))?;
-        match std::fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(UnionError::io(&directory)(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The builds that nodes are on: no image may be removed of which one is here.
-    pub fn builds_in_use(&self) -> Vec<(String, PathBuf)> {
-        let table = self.table.load();
-        table.by_name.values().map(|node| (node.name.clone(), node.read().build.directory.clone())).collect()
+        is_there(std::fs::remove_dir_all(&gone)).map_err(UnionError::io(&gone))?;
+        Ok(())
     }
 
     fn node_named(&self, name: &str) -> Result<Arc<Node>, UnionError> {
@@ -272,6 +278,17 @@ impl Union {
         builds.insert(directory.to_owned(), Arc::downgrade(&build));
         Ok(build)
     }
+}
+
+/// Removes what is left of nodes that were being forgotten when the master ended.
+fn sweep_forgotten(nodes: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(nodes)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(FORGOTTEN) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The entry of the fuzz target `journal`: reads what `data` says as a journal and makes its changes.

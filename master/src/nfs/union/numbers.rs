@@ -1,8 +1,10 @@
 //! The numbers of nodes: never given twice, also not to a node of the same name made anew.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use tesela_node_image::durable;
 
 /// The file of numbers: a line `next N`, then lines `NUMBER NAME`.
 pub struct Numbers {
@@ -64,11 +66,6 @@ impl Numbers {
         for (name, number) in &self.known {
             text.push_str(&format!("{number} {name}\n"));
         }
-        let beside = self.path.with_extension("new");
-        let mut file = std::fs::File::create(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, &self.path)?;
-        super::files::sync_directory_of(&self.path)
+        durable::replace(&self.path, text.as_bytes(), Some(0o600))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::journal::Room;
 use super::node::{Node, OPERATION};
 use super::object::{Body, FIRST_OWN, ObjectId, ROOT};
-use super::record::decode;
+use super::record::{Change, decode};
 use super::rendered::{self, Applied, RenderedFile, absolute, free_retired};
 use super::state::State;
 use super::txn::Txn;
@@ -117,6 +117,40 @@ impl Union {
         let objects = node.read().objects().count();
         Ok(Usage { data, journal: node.journal_size(), objects })
     }
+}
+
+/// The build that each node's root is on, as its journal has it, whether the node is served or not. Without
+/// its build a root is lost, so none of these may be removed.
+///
+/// # Errors
+/// [`UnionError::Io`].
+pub fn builds_in_use(state_dir: &Path) -> Result<Vec<(String, PathBuf)>, UnionError> {
+    use std::os::unix::ffi::OsStrExt;
+    let nodes = state_dir.join("nodes");
+    let entries = match std::fs::read_dir(&nodes) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(UnionError::io(&nodes))?,
+    };
+    let mut builds = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(UnionError::io(&nodes))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = entry.path().join("journal");
+        let octets = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            octets => octets.map_err(UnionError::io(&path))?,
+        };
+        let head = journal::records(&octets).first().and_then(|record| decode(record).ok());
+        if let Some([Change::Head(head), ..]) = head.as_deref() {
+            let build = state_dir.join(std::ffi::OsStr::from_bytes(&head.build));
+            builds.push((name, build));
+        }
+    }
+    builds.sort();
+    Ok(builds)
 }
 
 /// All differences, in no order. What lies deeper than a path can say (PATH_MAX, 4096 octets) no program

@@ -91,9 +91,21 @@ fn a_removed_object_is_stale_and_its_number_not_used_again() {
 fn a_node_made_anew_has_no_old_handles() {
     let fixture = Fixture::new(fill);
     let old = fixture.root();
+    assert!(matches!(fixture.union.forget("n1"), Err(UnionError::Path { .. })), "it is served");
     fixture.union.set_nodes(&[]).unwrap();
     assert!(is(fixture.union.getattr(&root(), &old), Status::NFS3ERR_STALE));
+    let state = fixture.directory.path();
+    assert_eq!(builds_in_use(state).unwrap(), [("n1".to_owned(), fixture.export().image_dir)]);
+    for name in ["../images", "", ".numbers", "a/b"] {
+        assert!(matches!(fixture.union.forget(name), Err(UnionError::Path { .. })), "{name}");
+    }
     fixture.union.forget("n1").unwrap();
+    fixture.union.forget("n1").unwrap();
+    assert_eq!(builds_in_use(state).unwrap(), []);
+    // As if the master had ended just before.
+    std::fs::create_dir(state.join("nodes/.forgotten-n2")).unwrap();
+    Union::open(state).unwrap();
+    assert!(!state.join("nodes/.forgotten-n2").exists() && state.join("images").exists());
     fixture.set();
     assert!(is(fixture.union.getattr(&root(), &old), Status::NFS3ERR_STALE));
 }

@@ -150,7 +150,7 @@ fn a_boot_discards_or_keeps() {
         assert_eq!(fixture.union.disk_usage("n1").unwrap().data, 0);
         fixture.restart();
     }
-    assert!(fixture.union.builds_in_use()[0].1.ends_with("images/base/b2"));
+    assert!(builds_in_use(fixture.directory.path()).unwrap()[0].1.ends_with("images/base/b2"));
 }
 
 #[test]
