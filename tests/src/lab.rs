@@ -23,8 +23,13 @@ impl Lab {
     pub fn up(words: &[&str]) -> Self {
         let lab = Self { templates: Path::new(STATE).join("templates") };
         lab.tesela(&["lab", "down"]);
-        for left in ["nodes", "keys", "tesela.db", "tesela.db-wal", "tesela.db-shm"] {
+        for left in ["nodes", "keys"] {
             remove(&lab.master_state().join(left));
+        }
+        for database in ["tesela.db", "leases.db"] {
+            for file in ["", "-wal", "-shm"] {
+                remove(&lab.master_state().join(format!("{database}{file}")));
+            }
         }
         remove(&lab.templates);
         fs::create_dir_all(&lab.templates).unwrap();

@@ -1,9 +1,8 @@
 //! Leases in SQLite: table `leases`, readable by anyone with `sqlite3`.
 //!
 //! One thread and one connection of their own; everything that waits is written in one transaction, so
-//! that many ACKs share one fsync (WAL, `synchronous=FULL`: a commit is on the disk when it returns). A
-//! file that nobody else writes to is best: SQLite lets one writer in at a time, and an ACK would wait
-//! for the other's.
+//! that many ACKs share one fsync (WAL, `synchronous=FULL`: a commit is on the disk when it returns). The
+//! file is theirs alone: SQLite lets one writer in at a time, and an ACK would wait for the other's.
 
 use std::path::Path;
 use std::sync::mpsc::{self, SyncSender};
@@ -49,12 +48,24 @@ impl SqliteLeases {
     /// # Errors
     /// It cannot be opened, or what is in it cannot be read: the disk's fault, or of who else wrote it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |error: rusqlite::Error| StoreError {
-            doing: "read",
-            why: format!("{}: {error}", path.display()),
-        };
-        let database = connect(path).map_err(failed)?;
-        let loaded = load(&database).map_err(failed)?;
+        Self::start(path, connect(path).map_err(|error| unreadable(path, &error))?)
+    }
+
+    /// Opens or makes the database, and moves the leases into it that stand in a table `leases` of another
+    /// one, if that is there: they once shared the inventory's.
+    ///
+    /// # Errors
+    /// As [`SqliteLeases::open`], for both databases.
+    pub fn open_moving(path: &Path, from: &Path) -> Result<Self, StoreError> {
+        let mut database = connect(path).map_err(|error| unreadable(path, &error))?;
+        if from.exists() {
+            move_leases(&mut database, from).map_err(|error| unreadable(from, &error))?;
+        }
+        Self::start(path, database)
+    }
+
+    fn start(path: &Path, database: Connection) -> Result<Self, StoreError> {
+        let loaded = load(&database).map_err(|error| unreadable(path, &error))?;
         let (queue, jobs) = mpsc::sync_channel(WAITING);
         let writer = std::thread::Builder::new()
             .name("leases".to_owned())
@@ -94,6 +105,10 @@ impl Drop for SqliteLeases {
     }
 }
 
+fn unreadable(path: &Path, error: &rusqlite::Error) -> StoreError {
+    StoreError { doing: "read", why: format!("{}: {error}", path.display()) }
+}
+
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let database = Connection::open(path)?;
     database.busy_timeout(Duration::from_secs(10))?;
@@ -102,6 +117,24 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     database.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     database.execute_batch(SCHEMA)?;
     Ok(database)
+}
+
+/// Two commits, for SQLite has no durable one over two files in WAL mode: first the leases stand in both,
+/// then only here. After a crash in between the first is made again, and changes nothing.
+fn move_leases(database: &mut Connection, from: &Path) -> rusqlite::Result<()> {
+    database.execute("ATTACH ?1 AS former", [from.to_string_lossy()])?;
+    let there = "SELECT EXISTS (SELECT 1 FROM former.sqlite_schema WHERE type = 'table' AND name = 'leases')";
+    if database.query_row(there, [], |row| row.get(0))? {
+        let moved = database.execute(
+            "INSERT OR IGNORE INTO main.leases (address, mac, uuid, state, expires, hostname)
+             SELECT address, mac, uuid, state, expires, hostname FROM former.leases",
+            [],
+        )?;
+        database.execute("DROP TABLE former.leases", [])?;
+        tracing::info!(moved, from = %from.display(), "the leases have a database of their own now");
+    }
+    database.execute("DETACH former", [])?;
+    Ok(())
 }
 
 fn load(database: &Connection) -> rusqlite::Result<Vec<Lease>> {
@@ -212,6 +245,35 @@ mod tests {
         assert_eq!(SqliteLeases::open(&path).unwrap().load().unwrap(), kept);
         drop(store);
         assert_eq!(SqliteLeases::open(&path).unwrap().load().unwrap(), kept);
+    }
+
+    #[test]
+    fn leases_of_a_shared_database_are_moved_once_and_none_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let (own, shared) = (directory.path().join("leases.db"), directory.path().join("tesela.db"));
+        let record = "INSERT INTO leases (address, mac, state, expires) VALUES";
+        let other = connect(&shared).unwrap();
+        other.execute_batch("CREATE TABLE events (id INTEGER PRIMARY KEY)").unwrap();
+        let both = format!(
+            "{record} ('10.0.0.1', '02:00:00:00:00:01', 'bound', 7), ('10.0.0.2', '02:00:00:00:00:02', 'bound', 7)"
+        );
+        other.execute_batch(&both).unwrap();
+        // As a crash between the two commits leaves it, or a record of this version's: what is here wins.
+        connect(&own)
+            .unwrap()
+            .execute_batch(&format!("{record} ('10.0.0.2', '02:00:00:00:00:03', 'released', 8)"))
+            .unwrap();
+        let moved = |store: SqliteLeases| -> Vec<_> {
+            store.load().unwrap().iter().map(|lease| (lease.address.octets()[3], lease.mac.0[5])).collect()
+        };
+        assert_eq!(moved(SqliteLeases::open_moving(&own, &shared).unwrap()), [(1, 1), (2, 3)]);
+        // The other's tables stay, also where it is open elsewhere, and there is nothing left to move.
+        other.execute_batch("INSERT INTO events VALUES (1)").unwrap();
+        assert!(other.prepare("SELECT * FROM leases").is_err());
+        assert_eq!(moved(SqliteLeases::open_moving(&own, &shared).unwrap()), [(1, 1), (2, 3)]);
+        let absent = directory.path().join("absent.db");
+        assert_eq!(moved(SqliteLeases::open_moving(&own, &absent).unwrap()), [(1, 1), (2, 3)]);
+        assert!(!absent.exists());
     }
 
     #[test]

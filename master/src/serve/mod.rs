@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -104,6 +105,7 @@ pub enum ServeError {
 
 /// Serves until SIGTERM or SIGINT. `ready` is called once everything listens.
 pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), ServeError> {
+    raise_file_limit()?;
     let state = options.paths.state.clone();
     std::fs::create_dir_all(&state).map_err(|source| ServeError::State { path: state.clone(), source })?;
     let api_socket = listen::unix(&options.socket)?;
@@ -143,7 +145,9 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     let roots = Arc::new(UnionRoots::open(&state, control::refresh(&site, &agents))?);
     let nfs_server = nfs::Server::new(roots.file_system(), nfs::Limits::default())
         .map_err(|source| ServeError::Machine { what: "NFS cannot start its threads", source })?;
-    let leases = Arc::new(SqliteLeases::open(&state.join("tesela.db")).map_err(StartError::from)?);
+    // Beside the inventory's database, where an ACK would wait for its history's commits.
+    let leases = SqliteLeases::open_moving(&state.join("leases.db"), &state.join("tesela.db"));
+    let leases = Arc::new(leases.map_err(StartError::from)?);
     dhcp::hold_leases(&site, &*leases)?;
     site.serve_roots(Arc::clone(&roots) as _);
     let dhcp_server = Arc::new(dhcp::start(&site, leases)?);
@@ -184,6 +188,17 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     site.inventory.event(None, None, None, "stopped".into());
     site.inventory.flush();
     Ok(())
+}
+
+/// A node's NFS connection, its open files and its transfers are descriptors here: the usual limit of 1024,
+/// which is kept low only for programs that use select(2), would end a boot of a few hundred nodes.
+fn raise_file_limit() -> Result<(), ServeError> {
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+        .map_err(|error| ServeError::Machine {
+            what: "the limit of open files cannot be raised",
+            source: error.into(),
+        })
 }
 
 /// Two servers that both give addresses would give the same one twice.
