@@ -131,8 +131,7 @@ impl Bench {
         let perfdhcp = {
             let _buffers = ReceiveBuffers::raise();
             let child = perfdhcp.spawn().unwrap_or_else(|error| panic!("perfdhcp: {error}"));
-            // Until it has opened its socket.
-            std::thread::sleep(Duration::from_millis(300));
+            self.client.wait_for_udp(67, "perfdhcp");
             child
         };
         let output = perfdhcp.wait_with_output().unwrap_or_else(|error| panic!("perfdhcp: {error}"));
