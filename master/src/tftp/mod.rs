@@ -24,6 +24,7 @@ mod server;
 pub mod session;
 #[cfg(test)]
 mod sim;
+mod spin;
 mod sys;
 
 use std::fmt;

@@ -4,10 +4,13 @@
 //! segments of 64 KB), the server on processor 0, the clients on processor 1. Every client fetches a
 //! file again and again for the time of a case. Prints a table in Markdown: MB/s, and the server's
 //! processor time a MB, medians of the rounds, which go through the servers in turn. Both sides run at
-//! a real-time priority, so that what else the machine does hardly meets them. Needs root, iproute2, dnsmasq, tftpd-hpa, and apt for atftpd (which cannot be
-//! installed beside tftpd-hpa).
+//! a real-time priority, so that what else the machine does hardly meets them, and what they leave of the
+//! processors is taken by endless loops of the idle class: to wake a virtual processor from sleep costs what
+//! its host pleases, and the time that it steals would be missing in the servers' own. Needs root, iproute2,
+//! dnsmasq, tftpd-hpa, and apt for atftpd (which cannot be installed beside tftpd-hpa).
 //!
-//! `bench-tftp [ROUNDS [SECONDS]]`
+//! `bench-tftp [ROUNDS [SECONDS [CASE|PEER…]]]` measures some of the cases, against some of the peers; a case
+//! is clients, window and loss in a million, as `16,1,0`.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,7 +26,10 @@ use tesela_tests::tftp::{self, CLIENT_MAC, Load};
 const SIZE: u64 = 32 << 20;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
-const SERVERS: [&str; 5] = ["tesela", "dnsmasq", "tftpd-hpa", "atftpd", "async-tftp"];
+const PEERS: [&str; 4] = ["dnsmasq", "tftpd-hpa", "atftpd", "async-tftp"];
+
+/// Clients, window, packets lost of a million.
+type Case = (u8, u16, u32);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,7 +39,16 @@ fn main() {
         rest => {
             let rounds = rest.first().and_then(|n| n.parse().ok()).unwrap_or(3);
             let seconds = rest.get(1).and_then(|n| n.parse().ok()).unwrap_or(1.5);
-            bench(rounds, Duration::from_secs_f64(seconds));
+            let chosen = rest.get(2..).unwrap_or_default();
+            let some = |all: Vec<String>| match all.iter().any(|name| chosen.contains(&name.as_str())) {
+                true => all.into_iter().filter(|name| chosen.contains(&name.as_str())).collect(),
+                false => all,
+            };
+            let name = |&(clients, window, loss): &Case| format!("{clients},{window},{loss}");
+            let chosen_cases = some(cases().map(|case| name(&case)).collect());
+            let servers = [vec!["tesela".to_owned()], some(PEERS.map(str::to_owned).into())].concat();
+            let cases = cases().filter(|case| chosen_cases.contains(&name(case)));
+            bench(rounds, Duration::from_secs_f64(seconds), cases, &servers);
         }
     }
 }
@@ -48,7 +63,7 @@ struct Figure {
     window: u16,
 }
 
-fn bench(rounds: usize, time: Duration) {
+fn bench(rounds: usize, time: Duration, cases: impl Iterator<Item = Case>, servers: &[String]) {
     let target = PathBuf::from("target/bench-tftp");
     let files = target.join("files");
     fs::create_dir_all(&files).expect("target/bench-tftp/files");
@@ -69,13 +84,14 @@ fn bench(rounds: usize, time: Duration) {
         server.ip(&format!("neigh add {address} lladdr {mac} dev srv nud permanent"));
     }
     let (server_mac, interface) = (mac_of(&server), client.run(|| index_of("cli")));
+    let _awake = [Loop::on(0), Loop::on(1)];
 
     println!("| clients | window | loss | server | MB/s | ours / it | CPU ms/MB | ours / it |");
     println!("|---|---|---|---|---|---|---|---|");
-    for (clients, window, loss) in cases() {
-        let mut figures: Vec<Vec<Figure>> = vec![Vec::new(); SERVERS.len()];
+    for (clients, window, loss) in cases {
+        let mut figures: Vec<Vec<Figure>> = vec![Vec::new(); servers.len()];
         for _ in 0..rounds {
-            for (name, figures) in SERVERS.iter().zip(&mut figures) {
+            for (name, figures) in servers.iter().zip(&mut figures) {
                 let load = Load {
                     interface,
                     server_mac,
@@ -93,7 +109,7 @@ fn bench(rounds: usize, time: Duration) {
         }
         let medians: Vec<Figure> = figures.iter().map(|figures| median(figures)).collect();
         let ours = medians[0];
-        for (name, figure) in SERVERS.iter().zip(&medians) {
+        for (name, figure) in servers.iter().zip(&medians) {
             let fallback = if figure.window < window { " (window 1)" } else { "" };
             println!(
                 "| {clients} | {window} | {} % | {name}{fallback} | {:.1} | {:.2} | {:.2} | {:.2} |",
@@ -107,7 +123,7 @@ fn bench(rounds: usize, time: Duration) {
     }
 }
 
-fn cases() -> impl Iterator<Item = (u8, u16, u32)> {
+fn cases() -> impl Iterator<Item = Case> {
     let losses = [0, 1000];
     losses.into_iter().flat_map(|loss| {
         [1, 16]
@@ -134,7 +150,7 @@ fn measure(
     load: &Load,
 ) -> Figure {
     let mut running = start(name, server, files, atftpd);
-    wait_for_port(server);
+    server.wait_for_udp(69, name);
     let before = cpu_of(running.id());
     let (result, after) = client.run(|| {
         pin(1);
@@ -196,12 +212,20 @@ fn end(running: &mut Child) {
     running.wait().expect("the server ends");
 }
 
-fn wait_for_port(namespace: &Namespace) {
-    loop {
-        let output = namespace.command("ss").args(["-Hlun", "sport = :69"]).output().expect("ss");
-        if !output.stdout.is_empty() {
-            return;
-        }
+/// Keeps a processor from sleeping while it lives.
+struct Loop(Child);
+
+impl Loop {
+    fn on(processor: usize) -> Self {
+        let mut command = Command::new("chrt");
+        command.args(["-i", "0", "taskset", "-c", &processor.to_string()]);
+        Self(command.args(["sh", "-c", "while :; do :; done"]).spawn().expect("an endless loop"))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).expect("the endless loop ends");
     }
 }
 
