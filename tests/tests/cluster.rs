@@ -27,6 +27,7 @@ fn two_machines_become_members_and_stay() {
     members_reach_each_other(&lab);
     a_node_costs_what_it_changed(&lab);
     another_nodes_root_is_refused(&lab);
+    a_user_does_not_speak_for_his_node(&lab);
     an_edited_template_is_seen(&lab);
     a_crash_of_the_master_is_not_noticed(&lab);
     kept_writes_are_there_at_the_next_boot(&lab);
@@ -99,6 +100,20 @@ fn another_nodes_root_is_refused(lab: &Lab) {
     let why = String::from_utf8_lossy(&refused.stderr);
     // mount(8) tries EACCES again read-only, and tells of that.
     assert!(why.contains("denied") || why.contains("cannot mount 10.77.0.1:/nodes/n2 read-only"), "{why}");
+}
+
+/// With the word that a node boots, a user could have its writes discarded under it.
+fn a_user_does_not_speak_for_his_node(lab: &Lab) {
+    let report = r#"{"node": "n1", "mac": "52:54:00:7e:5e:01", "stage": "stage1"}"#;
+    let script = format!(
+        "exec 3<>/dev/tcp/10.77.0.1/80; printf 'POST /report HTTP/1.0\r\nContent-Length: {}\r\n\r\n%s' '{report}' >&3; \
+         head -n 1 <&3",
+        report.len()
+    );
+    let user = lab.tesela(&["lab", "exec", "--user", "demo", "n1", "--", "bash", "-c", &script]);
+    let answer = String::from_utf8_lossy(&user.stdout);
+    assert!(answer.contains(" 403 "), "{user:?}");
+    assert_eq!(lab.stage("n1"), "member");
 }
 
 /// An open one second after `apply` sees the new file.
