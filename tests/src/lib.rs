@@ -4,4 +4,5 @@ pub mod dhcp;
 pub mod lab;
 pub mod netns;
 pub mod nfs;
+pub mod served;
 pub mod tftp;

@@ -203,6 +203,21 @@ fn an_address_that_is_no_longer_the_machines_is_refused_at_its_next_start() {
 }
 
 #[test]
+fn a_range_that_changes_while_the_server_runs_takes_its_machines_along() {
+    let wire = Wire::new();
+    let mac = wire.set_mac("02:00:00:00:77:0c");
+    let (server, policy) = wire.server.run(|| wire.setup().start(&wire.leases()));
+    assert!(wire.dhclient(&[]).contains("bound to 10.77.0.100"));
+    let moved = Setup { range: Some((address(120), address(149))), ..wire.setup() };
+    assert!(server.reconfigure(moved.config()));
+    let text = wire.dhclient(&[]);
+    assert!(text.contains("DHCPNAK") && text.contains("bound to 10.77.0.120"), "{text}");
+    assert!(policy.seen().contains(&(mac, Outcome::Refused(address(100)))));
+    let elsewhere = Setup { address: "10.77.0.2/24".to_owned(), ..wire.setup() };
+    assert!(!server.reconfigure(elsewhere.config()), "another address takes a new server");
+}
+
+#[test]
 fn a_killed_server_knows_its_leases_again() {
     let wire = Wire::new();
     let (first, second) = ("02:00:00:00:77:0a", "02:00:00:00:77:0b");

@@ -1,5 +1,6 @@
 //! The variables of the templates. templates/README.md lists them for those who write templates.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use serde::Serialize;
@@ -51,7 +52,13 @@ struct Member<'a> {
     address: Option<Ipv4Addr>,
 }
 
-pub(super) fn common<'a>(cluster: &'a Cluster, nodes: &'a [Node], keys: &'a Keys) -> impl Serialize + 'a {
+/// `held`: addresses of nodes that have no fixed one.
+pub(super) fn common<'a>(
+    cluster: &'a Cluster,
+    nodes: &'a [Node],
+    held: &Held,
+    keys: &'a Keys,
+) -> impl Serialize + 'a {
     let master = &cluster.master;
     Common {
         cluster: ClusterVariables { name: &cluster.name },
@@ -69,10 +76,18 @@ pub(super) fn common<'a>(cluster: &'a Cluster, nodes: &'a [Node], keys: &'a Keys
         },
         nodes: nodes
             .iter()
-            .map(|node| Member { name: &node.name, address: node.address.as_ref().map(|a| a.value) })
+            .map(|node| Member { name: &node.name, address: address_of(node, held) })
             .collect(),
         keys,
     }
+}
+
+/// The addresses that nodes without a fixed one hold, by their names.
+pub type Held = HashMap<String, Ipv4Addr>;
+
+/// The address of a node: its fixed one, or the one that it holds.
+pub(super) fn address_of(node: &Node, held: &Held) -> Option<Ipv4Addr> {
+    node.address.as_ref().map(|address| address.value).or_else(|| held.get(&node.name).copied())
 }
 
 /// The master's host name, as its nodes know it.

@@ -1,16 +1,17 @@
 //! One generation of the cluster: what `apply` swaps in as a whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cluster::{Choice, Cluster, Mac, Node, Uuid};
+use crate::cluster::{Choice, Cluster, Mac, Node, Origin, Sourced, Uuid};
 use crate::render::{self, RenderedFile, Templates};
 
-use super::context;
+use super::context::{self, Held};
 
 /// A cluster that holds, with everything rendered from it. Immutable.
+#[derive(Clone)]
 pub struct Generation {
     /// Counts the applied clusters.
     pub number: u64,
@@ -20,6 +21,8 @@ pub struct Generation {
     pub cluster: Cluster,
     /// Machines that boot as nodes without an entry (`unknown: boot`), behind those of the file.
     nodes: Vec<Node>,
+    /// The addresses of nodes without a fixed one, as all nodes' files have them.
+    held: Held,
     templates: Templates,
     by_name: HashMap<String, usize>,
     by_mac: HashMap<Mac, usize>,
@@ -28,18 +31,23 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Loads the templates for a cluster. `adopted`: MACs of machines that boot without an entry.
+    /// Loads the templates for a cluster. `adopted`: MACs of machines that boot without an entry; `held`:
+    /// addresses that nodes without a fixed one hold.
     pub fn new(
         number: u64,
         text: String,
         cluster: Cluster,
         adopted: &[Mac],
+        held: Held,
         overrides: &Path,
         keys: &context::Keys,
     ) -> Result<Self, render::Error> {
         let mut nodes = cluster.nodes.clone();
-        nodes.extend(adopted.iter().filter_map(|mac| adopted_node(&cluster, *mac)));
-        let templates = Templates::load(Some(overrides), &context::common(&cluster, &nodes, keys))?;
+        // One that was accepted since has an entry.
+        let entered: HashSet<Mac> = nodes.iter().filter_map(|node| Some(node.mac.as_ref()?.value)).collect();
+        let adopted = adopted.iter().filter(|mac| !entered.contains(*mac));
+        nodes.extend(adopted.filter_map(|mac| adopted_node(&cluster, *mac)));
+        let templates = Templates::load(Some(overrides), &context::common(&cluster, &nodes, &held, keys))?;
         let mut by_name = HashMap::new();
         let mut by_mac = HashMap::new();
         let mut by_uuid = HashMap::new();
@@ -50,7 +58,22 @@ impl Generation {
             by_uuid.extend(node.uuid.as_ref().map(|uuid| (uuid.value, i)));
             by_address.extend(node.address.as_ref().map(|address| (address.value, i)));
         }
-        Ok(Self { number, text, cluster, nodes, templates, by_name, by_mac, by_uuid, by_address })
+        Ok(Self { number, text, cluster, nodes, held, templates, by_name, by_mac, by_uuid, by_address })
+    }
+
+    /// The same with other addresses of nodes that have no fixed one.
+    ///
+    /// # Errors
+    /// Of a template that fails with them.
+    pub fn with_held(&self, held: Held, keys: &context::Keys) -> Result<Self, render::Error> {
+        let common = context::common(&self.cluster, &self.nodes, &held, keys);
+        let templates = self.templates.with_common(&common)?;
+        Ok(Self { templates, held, ..self.clone() })
+    }
+
+    /// The addresses of nodes without a fixed one, as all nodes' files have them.
+    pub fn held(&self) -> &Held {
+        &self.held
     }
 
     /// All nodes: those of the file in its order, then the adopted ones.
@@ -96,10 +119,11 @@ fn adopted_node(cluster: &Cluster, mac: Mac) -> Option<Node> {
     let settings = Arc::new(cluster.profiles.get(profile)?.clone());
     Some(Node {
         name: adopted_name(mac),
-        line: 0,
-        mac: Some(crate::cluster::Sourced { value: mac, origin: crate::cluster::Origin::Default }),
+        entry: Origin::Default,
+        mac: Some(Sourced { value: mac, origin: Origin::Default }),
         uuid: None,
         address: None,
+        profile_origin: Origin::Default,
         choices: vec![Choice { profile: profile.clone(), settings }],
     })
 }

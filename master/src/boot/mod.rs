@@ -6,14 +6,16 @@ mod files;
 pub mod firmware;
 mod generation;
 mod images;
+mod rebase;
 mod site;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use accept::{AcceptError, Acceptance};
+pub use accept::{AcceptError, Acceptance, Acceptances, Passed};
 pub use files::{File, FileError, Request, neighbour};
 pub use generation::{Generation, adopted_name};
 pub use images::{NoProgram, NodePrograms, spec as image_spec};
+pub use rebase::{Rebase, RebaseError, RebaseHow};
 pub use site::{ApplyError, Paths, Roots, Site, Tokens, applied_path, replace_file};
 
 /// TCP port of enrolment and of the agents' channel.

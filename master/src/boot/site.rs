@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use crate::cluster::{self, Cluster, Effect, Mac, Node, Problems, Uuid};
-use crate::inventory::{Inventory, Machine, Sighting};
+use crate::inventory::{Inventory, Machine, Sighting, Timestamp};
 use crate::render::{self, RenderedFile};
 
-use super::{Generation, context};
+use super::context::{self, Held};
+use super::{Generation, Rebase};
 
 /// Where a master's files are.
 #[derive(Clone, Debug)]
@@ -76,6 +78,9 @@ pub trait Roots: Send + Sync {
     fn next_build(&self, site: &Site, node: &str) -> Option<PathBuf>;
     /// Takes away for good what a node wrote that is in cluster.yaml no more. `Err` says why it stays.
     fn forget(&self, node: &str) -> Result<(), String>;
+    /// Moves what a node wrote to the build that it is to have, or only tells what that would be.
+    /// `Err` says why it cannot; nothing is changed then.
+    fn rebase(&self, site: &Site, node: &Node, only_look: bool) -> Result<Rebase, String>;
     /// The content of a path as the node sees it now; `Err` says why there is none.
     fn read(&self, node: &str, path: &str) -> Result<Vec<u8>, String>;
     /// The paths where a node's own version was kept aside for the template's.
@@ -93,9 +98,14 @@ pub struct Site {
     current: ArcSwap<Generation>,
     /// Held by whoever makes the next generation.
     changing: Mutex<()>,
-    /// Addresses that nodes without a fixed one hold now.
-    held: RwLock<HashMap<String, Ipv4Addr>>,
+    /// Addresses that nodes without a fixed one hold now, with when they may be another's.
+    held: RwLock<HashMap<String, (Ipv4Addr, Option<Timestamp>)>>,
+    held_changed: Notify,
+    followers: Mutex<Vec<Follower>>,
 }
+
+/// Is told of each generation that is put in force.
+type Follower = Box<dyn Fn(&Generation) + Send + Sync>;
 
 impl Site {
     /// Loads `paths.config`. Where that does not hold (it is just being edited, say), what was in force
@@ -116,7 +126,8 @@ impl Site {
             inventory.event(None, None, None, told);
         }
         let adopted = inventory.adopted();
-        let generation = Generation::new(number, text, cluster, &adopted, &paths.templates, &keys)?;
+        let templates = &paths.templates;
+        let generation = Generation::new(number, text, cluster, &adopted, Held::new(), templates, &keys)?;
         render_all(&generation)?;
         store_applied(&paths.state, &generation)?;
         Ok(Self {
@@ -128,6 +139,8 @@ impl Site {
             current: ArcSwap::from_pointee(generation),
             changing: Mutex::new(()),
             held: RwLock::default(),
+            held_changed: Notify::new(),
+            followers: Mutex::default(),
         })
     }
 
@@ -147,6 +160,15 @@ impl Site {
     /// Who serves the roots.
     pub fn roots(&self) -> Option<&dyn Roots> {
         self.roots.get().map(AsRef::as_ref)
+    }
+
+    /// Has a service told of each generation from now on, before whoever made it hears that it is in force.
+    pub fn tell(&self, follower: impl Fn(&Generation) + Send + Sync + 'static) {
+        self.followers().push(Box::new(follower));
+    }
+
+    fn followers(&self) -> MutexGuard<'_, Vec<Follower>> {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Public halves of the cluster's keys.
@@ -171,8 +193,32 @@ impl Site {
 
     /// Reads cluster.yaml and the templates again and puts them in force as a whole, or changes nothing.
     pub fn apply(&self) -> Result<Arc<Generation>, ApplyError> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = read(&self.paths.config)?;
+        let _one = self.one_change();
+        let next = self.prepare(read(&self.paths.config)?)?;
+        self.put_in_force(next)
+    }
+
+    /// Reads the templates again; the cluster stays as it was applied, whatever cluster.yaml says by now.
+    pub fn reload_templates(&self) -> Result<Arc<Generation>, ApplyError> {
+        let _one = self.one_change();
+        let now = self.current();
+        let next = self.generation(now.number, now.text.clone(), now.cluster.clone())?;
+        self.put_in_force(next)
+    }
+
+    /// A machine without an entry becomes a node (`unknown: boot`).
+    pub fn adopt(&self, mac: Mac) -> Result<Arc<Generation>, ApplyError> {
+        self.inventory.adopt(mac);
+        self.reload_templates()
+    }
+
+    /// Held by whoever makes the next generation, from its reading to its being in force.
+    pub(super) fn one_change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The generation of a text of cluster.yaml, to be put in force; nothing is changed yet.
+    pub(super) fn prepare(&self, text: String) -> Result<Generation, ApplyError> {
         let cluster = parse(&text, &self.paths.config)?;
         let before = self.current();
         let restarting = cluster::plan(&before.cluster, &cluster).master;
@@ -185,81 +231,110 @@ impl Site {
             return Err(ApplyError::NeedsRestart(restarting.join(", ")));
         }
         let number = before.number + u64::from(text != before.text);
-        self.put_in_force(number, text, cluster)
+        self.generation(number, text, cluster)
     }
 
-    /// Reads the templates again; the cluster stays as it was applied, whatever cluster.yaml says by now.
-    pub fn reload_templates(&self) -> Result<Arc<Generation>, ApplyError> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.current();
-        self.put_in_force(now.number, now.text.clone(), now.cluster.clone())
-    }
-
-    /// A machine without an entry becomes a node (`unknown: boot`).
-    pub fn adopt(&self, mac: Mac) -> Result<Arc<Generation>, ApplyError> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.inventory.adopt(mac);
-        let now = self.current();
-        self.put_in_force(now.number, now.text.clone(), now.cluster.clone())
-    }
-
-    fn put_in_force(
-        &self,
-        number: u64,
-        text: String,
-        cluster: Cluster,
-    ) -> Result<Arc<Generation>, ApplyError> {
+    fn generation(&self, number: u64, text: String, cluster: Cluster) -> Result<Generation, ApplyError> {
         let adopted = self.inventory.adopted();
-        let next = Generation::new(number, text, cluster, &adopted, &self.paths.templates, &self.keys)?;
+        let (held, templates) = (self.held(), &self.paths.templates);
+        let next = Generation::new(number, text, cluster, &adopted, held, templates, &self.keys)?;
         render_all(&next)?;
-        store_applied(&self.paths.state, &next)?;
-        let next = Arc::new(next);
-        self.current.store(Arc::clone(&next));
-        if let Some(roots) = self.roots() {
-            roots.follow(self);
-        }
         Ok(next)
     }
 
-    /// A node without a fixed address holds this one now.
-    pub fn hold(&self, node: &str, address: Ipv4Addr) {
-        let (others, before) = {
-            let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-            // An address has one holder: whoever had it before has it no longer.
-            let others = held.extract_if(|name, other| *other == address && name != node);
-            (others.map(|(name, _)| name).collect(), held.insert(node.into(), address))
-        };
-        self.tell_vacated(others);
-        if before != Some(address)
-            && let Some(roots) = self.roots()
-        {
-            roots.moved(self, node, address);
+    pub(super) fn put_in_force(&self, next: Generation) -> Result<Arc<Generation>, ApplyError> {
+        store_applied(&self.paths.state, &next)?;
+        Ok(self.swap_in(next))
+    }
+
+    fn swap_in(&self, next: Generation) -> Arc<Generation> {
+        let next = Arc::new(next);
+        self.current.store(Arc::clone(&next));
+        self.followers().iter().for_each(|follower| follower(&next));
+        if let Some(roots) = self.roots() {
+            roots.follow(self);
+        }
+        next
+    }
+
+    /// A node without a fixed address holds this one now, at least until then (`None`: who gave it does not say).
+    pub fn hold(&self, node: &str, address: Ipv4Addr, until: Option<Timestamp>) {
+        // An address has one holder: whoever had it before has it no longer.
+        self.let_go(|name, other, _| other == address && name != node);
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let before = held.insert(node.into(), (address, until));
+        drop(held);
+        if before.map(|(address, _)| address) != Some(address) {
+            if let Some(roots) = self.roots() {
+                roots.moved(self, node, address);
+            }
+            self.held_changed.notify_one();
         }
     }
 
     /// A machine that is no node has this address now: whichever node held it holds it no longer, and
     /// what calls from there is not the node.
     pub fn vacate(&self, address: Ipv4Addr) {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        let before = held.extract_if(|_, other| *other == address).map(|(name, _)| name).collect();
-        drop(held);
-        self.tell_vacated(before);
+        self.let_go(|_, other, _| other == address);
     }
 
-    fn tell_vacated(&self, nodes: Vec<String>) {
+    /// A node gave its address back.
+    pub fn give_back(&self, node: &str, address: Ipv4Addr) {
+        self.let_go(|name, other, _| name == node && other == address);
+    }
+
+    /// Addresses whose time is over are no longer the nodes' that had them, unless their roots hang on them.
+    pub fn let_go_expired(&self, now: Timestamp) {
+        let in_use = |node: &str| self.inventory.node(node).is_some_and(|state| state.stage.has_root());
+        self.let_go(|name, _, until| until.is_some_and(|until| until < now) && !in_use(name));
+    }
+
+    fn let_go(&self, over: impl Fn(&str, Ipv4Addr, Option<Timestamp>) -> bool) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = held.extract_if(|name, (address, until)| over(name, *address, *until));
+        let gone: Vec<String> = gone.map(|(name, _)| name).collect();
+        drop(held);
         if let Some(roots) = self.roots() {
-            nodes.iter().for_each(|node| roots.vacated(node));
+            gone.iter().for_each(|node| roots.vacated(node));
         }
+        if !gone.is_empty() {
+            self.held_changed.notify_one();
+        }
+    }
+
+    /// Returns once an address that nodes without a fixed one hold is another, since the last such call.
+    pub async fn held_changed(&self) {
+        self.held_changed.notified().await;
+    }
+
+    /// Puts the addresses that nodes hold by now into all nodes' files. Nothing is done where these have them
+    /// already.
+    ///
+    /// # Errors
+    /// Of a template that fails with them; all files are then as they were.
+    pub fn list_held(&self) -> Result<(), ApplyError> {
+        let _one = self.one_change();
+        let (now, held) = (self.current(), self.held());
+        if *now.held() != held {
+            let next = now.with_held(held, &self.keys)?;
+            render_all(&next)?;
+            self.swap_in(next);
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> Held {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.iter().map(|(name, (address, _))| (name.clone(), *address)).collect()
     }
 
     /// The address of a node: its fixed one, or the one that it holds.
     pub fn address_of(&self, node: &Node) -> Option<Ipv4Addr> {
-        let held = || self.address_held_by(&node.name);
+        let held = || {
+            let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+            held.get(&node.name).map(|(address, _)| *address)
+        };
         node.address.as_ref().map(|address| address.value).or_else(held)
-    }
-
-    fn address_held_by(&self, node: &str) -> Option<Ipv4Addr> {
-        self.held.read().unwrap_or_else(PoisonError::into_inner).get(node).copied()
     }
 
     /// The name of the node at an address.
@@ -268,7 +343,7 @@ impl Site {
             return Some(node.name.clone());
         }
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        held.iter().find(|(_, holder)| **holder == address).map(|(name, _)| name.clone())
+        held.iter().find(|(_, (holder, _))| *holder == address).map(|(name, _)| name.clone())
     }
 
     /// The loader of the node at this address fetched a file.
@@ -376,11 +451,17 @@ fn store_applied(state: &Path, generation: &Generation) -> Result<(), ApplyError
     replace_file(&path, text.as_bytes()).map_err(|source| ApplyError::Write { path, source })
 }
 
-/// Replaces a file as a whole: whoever opens it, and whatever stops us, sees the old or the new one.
+/// Replaces a file as a whole: whoever opens it, and whatever stops us, sees the old or the new one. Its mode
+/// stays.
 pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     let beside = path.with_extension("new");
     let mut file = std::fs::File::create(&beside)?;
+    match std::fs::metadata(path) {
+        Ok(before) => file.set_permissions(before.permissions())?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
@@ -427,9 +508,9 @@ mod tests {
         std::fs::write(state.path().join("cluster.yaml"), text).unwrap();
         let site = open(state.path()).unwrap();
         let address = Ipv4Addr::new(192, 168, 45, 150);
-        site.hold("free", address);
+        site.hold("free", address, None);
         assert_eq!(site.node_at(address).as_deref(), Some("free"));
-        site.hold("another", address);
+        site.hold("another", address, None);
         assert_eq!(site.node_at(address).as_deref(), Some("another"));
         assert_eq!(site.address_of(site.current().node("free").unwrap()), None);
         site.vacate(address);

@@ -1,6 +1,5 @@
 //! The command line: one file a noun. It reads flags and prints; the work is done elsewhere.
 
-mod api;
 mod check;
 mod file;
 mod image;
@@ -19,6 +18,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use miette::IntoDiagnostic as _;
 
 use crate::inventory::Event;
+use crate::web::client;
 use crate::web::views::Applied;
 
 const DEFAULT_CONFIG: &str = "/etc/tesela/cluster.yaml";
@@ -175,7 +175,7 @@ pub fn run() -> ExitCode {
 }
 
 fn apply(common: &Common) -> Outcome {
-    let applied: Applied = api::post(&common.socket, "/v1/apply", &())?;
+    let applied: Applied = client::post(&common.socket, "/v1/apply", &())?;
     match applied {
         Applied { generation, changed: true } => println!("generation {generation} is in force"),
         Applied { generation, .. } => {
@@ -186,22 +186,28 @@ fn apply(common: &Common) -> Outcome {
 }
 
 fn render(common: &Common, node: &str, path: &str) -> Outcome {
-    let content = api::raw(&common.socket, &format!("/v1/nodes/{node}/file?path={}", api::escape(path)))?;
+    let content = client::raw(
+        &common.socket,
+        &format!("/v1/nodes/{}/file?path={}", client::escape(node), client::escape(path)),
+    )?;
     std::io::stdout().write_all(&content).into_diagnostic()?;
     Ok(())
 }
 
 fn events(common: &Common, lines: u32, json: bool) -> Outcome {
     let mut out = std::io::stdout();
-    let told = api::lines(&common.socket, &format!("/v1/events?limit={lines}"), |line| {
-        match serde_json::from_str::<Event>(line) {
-            Ok(event) if !json => writeln!(out, "{}", node::event_line(&event)),
-            _ => writeln!(out, "{line}"),
-        }
-    });
+    let told =
+        client::lines(
+            &common.socket,
+            &format!("/v1/events?limit={lines}"),
+            |line| match serde_json::from_str::<Event>(line) {
+                Ok(event) if !json => writeln!(out, "{}", node::event_line(&event)),
+                _ => writeln!(out, "{line}"),
+            },
+        );
     match told {
         // Whoever read has read enough.
-        Err(api::Error::Broken(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(client::Error::Broken(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         told => Ok(told?),
     }
 }

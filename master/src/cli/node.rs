@@ -1,14 +1,17 @@
 //! `tesela node`: the nodes and the machines that could be some.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use clap::Subcommand;
 
-use crate::cluster::Mac;
-use crate::inventory::{Event, Machine, Timestamp};
+use crate::boot::{Rebase, RebaseHow};
+use crate::cluster::{Mac, NodeSet};
+use crate::inventory::{Event, Machine, Stage, Timestamp, Vitals};
+use crate::web::client;
 use crate::web::views::{Accept, Accepted, NodeDetail, NodeView};
 
-use super::{Common, Outcome, api, table};
+use super::{Common, Outcome, table};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Node {
@@ -30,18 +33,36 @@ pub(crate) enum Node {
         json: bool,
     },
     /// Makes unknown machines nodes: writes them into cluster.yaml and applies it.
+    ///
+    /// A node of a range in cluster.yaml keeps what the range says, and gets its machine; a name that is
+    /// not there is a new node. Of several, those that are bound to a machine are passed over.
     Accept {
         /// A name, or a range as n[1-40], filled in the order of arrival.
         nodes: String,
         /// This machine; may be given several times.
         #[arg(long)]
         mac: Vec<Mac>,
-        /// Their profile.
+        /// The profile of those that cluster.yaml gives none.
         #[arg(long)]
         profile: Option<String>,
-        /// The address of the first one, counting up.
+        /// The address of the first one, counting up; for those that cluster.yaml gives none.
         #[arg(long)]
         address: Option<Ipv4Addr>,
+    },
+    /// Moves nodes that keep their writes to the newest build of their image, and shows the conflicts.
+    ///
+    /// A node with writes stays on the build that it wrote them on. What it wrote, replaced or removed stays
+    /// so on the newer build, and all else is the newer build's. The node must not run.
+    Rebase {
+        /// Names, or ranges as n[1-40].
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<NodeSet>,
+        /// Only shows what would be.
+        #[arg(long)]
+        dry_run: bool,
+        /// Although a node seems to run: its root is stale at once, and it has to boot again.
+        #[arg(long)]
+        force: bool,
     },
     /// Forgets what was learnt of a node, and what it wrote if cluster.yaml has it no more; cluster.yaml
     /// stays as it is.
@@ -66,14 +87,14 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
     let socket = &common.socket;
     match command {
         Node::List { unknown: false, json } => {
-            let nodes: Vec<NodeView> = api::get(socket, "/v1/nodes")?;
+            let nodes: Vec<NodeView> = client::nodes(socket)?;
             if *json {
                 return super::print_json(&nodes);
             }
             table::print(&HEAD, &nodes.iter().map(row).collect::<Vec<_>>());
         }
         Node::List { unknown: true, json } => {
-            let machines: Vec<Machine> = api::get(socket, "/v1/machines")?;
+            let machines: Vec<Machine> = client::get(socket, "/v1/machines")?;
             if *json {
                 return super::print_json(&machines);
             }
@@ -94,7 +115,7 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
             table::print(&["MAC", "UUID", "FIRMWARE", "FIRST SEEN", "LAST SEEN", "VENDOR CLASS"], &rows);
         }
         Node::Show { node, json } => {
-            let detail: NodeDetail = api::get(socket, &format!("/v1/nodes/{node}"))?;
+            let detail: NodeDetail = client::get(socket, &format!("/v1/nodes/{}", client::escape(node)))?;
             if *json {
                 return super::print_json(&detail);
             }
@@ -107,14 +128,23 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
                 profile: profile.clone(),
                 address: *address,
             };
-            let accepted: Accepted = api::post(socket, "/v1/accept", &accept)?;
+            let accepted: Accepted = client::post(socket, "/v1/accept", &accept)?;
             for (name, mac) in accepted.nodes {
                 println!("{name} is {mac}");
             }
+            for passed in accepted.passed {
+                println!("passed over: {passed}");
+            }
         }
-        Node::Forget { node } => api::post(socket, &format!("/v1/nodes/{node}/forget"), &())?,
+        Node::Rebase { nodes, dry_run, force } => {
+            return rebase(socket, nodes, RebaseHow { only_look: *dry_run, force: *force });
+        }
+        Node::Forget { node } => {
+            client::post(socket, &format!("/v1/nodes/{}/forget", client::escape(node)), &())?
+        }
         Node::Log { node, lines, json } => {
-            let events: Vec<Event> = api::get(socket, &format!("/v1/nodes/{node}/log?limit={lines}"))?;
+            let events: Vec<Event> =
+                client::get(socket, &format!("/v1/nodes/{}/log?limit={lines}", client::escape(node)))?;
             if *json {
                 return super::print_json(&events);
             }
@@ -122,6 +152,44 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// All of them are tried; it has failed if one has.
+fn rebase(socket: &Path, sets: &[NodeSet], how: RebaseHow) -> Outcome {
+    let nodes: Vec<&String> = sets.iter().flat_map(NodeSet::names).collect();
+    let mut failed = 0;
+    for node in &nodes {
+        let target = format!("/v1/nodes/{}/rebase", client::escape(node));
+        let told: Rebase = match client::post(socket, &target, &how) {
+            Ok(told) => told,
+            Err(client::Error::Refused(why)) => {
+                eprintln!("error: {why}");
+                failed += 1;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match told {
+            Rebase { from, to, .. } if from == to => println!("{node} is on the newest build, {to}"),
+            Rebase { from, to, kept: false, .. } => {
+                println!(
+                    "{node} has no writes to keep, and goes from {from} to {to} at its next boot by itself"
+                );
+            }
+            Rebase { from, to, conflicts, .. } => {
+                println!("{node} {} from {from} to {to}", if how.only_look { "would go" } else { "goes" });
+                for path in conflicts {
+                    println!(
+                        "  {path}: changed by the node and by the newer build; the node's version holds"
+                    );
+                }
+            }
+        }
+    }
+    match (failed, nodes.len()) {
+        (0, _) => Ok(()),
+        (failed, all) => Err(miette::miette!("{failed} of {all} nodes stay where they are").into()),
+    }
 }
 
 const HEAD: [&str; 7] = ["NODE", "STAGE", "SINCE", "ADDRESS", "FIRMWARE", "FETCHED LAST", "REMARK"];
@@ -149,8 +217,9 @@ pub(crate) fn remark(node: &NodeView) -> String {
     if let Some(failure) = &state.failure {
         return failure.clone();
     }
-    if let Some(lost) = state.lost {
-        return format!("not heard of for {}", table::ago(Timestamp::now().since(lost)));
+    if matches!(state.stage, Stage::Silent | Stage::Down) {
+        let heard = state.heard.map(|heard| table::ago(Timestamp::now().since(heard)));
+        return format!("its agent was heard last {} ago", heard.unwrap_or_else(|| "long".into()));
     }
     match state.overran {
         Some(stage) if stage == state.stage => {
@@ -177,7 +246,28 @@ pub(crate) fn event_line(event: &Event) -> String {
 
 fn show(detail: &NodeDetail) {
     table::print(&HEAD, &[row(&detail.view)]);
+    let state = detail.view.state.as_ref();
+    if let Some((vitals, heard)) = state.and_then(|state| Some((state.vitals?, state.heard?))) {
+        let Vitals { load_hundredths: load, memory_available_kib, memory_total_kib, uptime_seconds } = vitals;
+        println!(
+            "load {}.{:02}, {} of {} MiB of memory free, up for {} (heard {} ago)",
+            load / 100,
+            load % 100,
+            memory_available_kib >> 10,
+            memory_total_kib >> 10,
+            table::ago(uptime_seconds * 1000),
+            table::ago(Timestamp::now().since(heard)),
+        );
+    }
     println!("\n{}", detail.shown.trim_end());
+    match &detail.build {
+        Some(build) if build.is_idle() && build.kept => println!("build: {}, the newest", build.to),
+        Some(Rebase { from, to, kept: true, .. }) => {
+            println!("build: {from}, for it keeps its writes; `tesela node rebase` moves them to {to}");
+        }
+        Some(Rebase { to, .. }) => println!("build: {to} at its next boot"),
+        None => {}
+    }
     for path in &detail.conflicts {
         println!("{path}: the template's version took the place of the node's own, which is kept aside");
     }

@@ -30,7 +30,7 @@ pub fn cluster_yaml(data: &[u8]) {
         mac: Some(Mac([2, 0xfe, 0xdc, 0xba, 0x98, 0x76])),
         uuid: None,
         address: None,
-        profile: profile.clone(),
+        profile: Some(profile.clone()),
     };
     match insert_nodes(text, &[node]) {
         Ok(new) => check_inserted(text, &new),

@@ -1,15 +1,16 @@
-//! New nodes put into the text of a cluster.yaml: one line each, everything else byte for byte as it was.
+//! New entries of `nodes` put into the text of a cluster.yaml: one line each, everything else byte for byte
+//! as it was.
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use super::model::Cluster;
-use super::plan::{Difference, plan};
-use super::problem::Problems;
+use super::plan::{Change, Difference, Part, plan};
+use super::problem::{Problem, Problems};
 use super::tree::{self, Kind, Map, Tree};
 use super::{Mac, Uuid, parse};
 
-/// A node to put into cluster.yaml.
+/// An entry to put into cluster.yaml: a new node, or what refines a node of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewNode {
     /// Its name.
@@ -20,8 +21,8 @@ pub struct NewNode {
     pub uuid: Option<Uuid>,
     /// Its address, where it has one of its own.
     pub address: Option<Ipv4Addr>,
-    /// Its profile.
-    pub profile: String,
+    /// Its profile; `None` only where its range gives one.
+    pub profile: Option<String>,
 }
 
 /// Why nodes were not put in.
@@ -43,7 +44,8 @@ pub enum InsertError {
 
 /// The text with one line more for each node, at the end of `nodes`.
 ///
-/// The result was parsed: it is the old cluster and those nodes, and nothing else.
+/// The result was parsed: it is the old cluster with those nodes, or with that said of nodes of a range, and
+/// nothing else is otherwise.
 ///
 /// # Errors
 /// See [`InsertError`]; the text is then to be left as it is.
@@ -62,34 +64,51 @@ pub fn insert_nodes(text: &str, nodes: &[NewNode]) -> Result<String, InsertError
     let new_lines = first..first + nodes.len();
     match parse(&new_text, "cluster.yaml") {
         Ok(new) if adds_only(&old, &new, nodes) => Ok(new_text),
-        Err(problems) if problems.list.iter().all(|problem| new_lines.contains(&problem.line)) => {
+        Err(problems) if problems.list.iter().all(|problem| is_of(problem, &new_text, &new_lines)) => {
             Err(InsertError::After(problems))
         }
         _ => Err(InsertError::Layout(place.line, lines)),
     }
 }
 
-/// Whether `new` is `old` with these nodes and nothing else.
+/// Whether one of these lines has a part in a problem.
+fn is_of(problem: &Problem, text: &str, lines: &Range<usize>) -> bool {
+    let also = problem.also.as_ref().map(|(span, _)| text[..span.start].matches('\n').count() + 1);
+    lines.contains(&problem.line) || also.is_some_and(|line| lines.contains(&line))
+}
+
+/// Whether `new` is `old` with these nodes, and nothing else is otherwise.
 fn adds_only(old: &Cluster, new: &Cluster, nodes: &[NewNode]) -> bool {
     let plan = plan(old, new);
     let as_asked = |node: &NewNode| {
         new.node(&node.name).is_some_and(|new| {
+            let address = new.address.as_ref().map(|address| address.value);
             new.mac.as_ref().map(|mac| mac.value) == node.mac
                 && new.uuid.as_ref().map(|uuid| uuid.value) == node.uuid
-                && new.address.as_ref().map(|address| address.value) == node.address
-                && new.choices.iter().map(|choice| &choice.profile).eq([&node.profile])
+                && node.address.is_none_or(|wanted| address == Some(wanted))
+                && node
+                    .profile
+                    .iter()
+                    .all(|profile| new.choices.iter().map(|choice| &choice.profile).eq([profile]))
         })
+    };
+    let meant = |part: &Part| {
+        let Some(node) = nodes.iter().find(|node| node.name == part.name) else { return false };
+        match &part.difference {
+            Difference::Added => old.node(&node.name).is_none(),
+            Difference::Changed(changes) => {
+                let bound = |change: &Change| matches!(change.setting.as_str(), "mac" | "uuid" | "address");
+                node.profile.is_some() || changes.iter().all(bound)
+            }
+            Difference::Removed => false,
+        }
     };
     plan.master.is_empty()
         && plan.images.is_empty()
         && plan.profiles.is_empty()
         && plan.pools.is_empty()
         && plan.nodes.len() == nodes.len()
-        && plan
-            .nodes
-            .iter()
-            .zip(nodes)
-            .all(|(part, node)| part.name == node.name && part.difference == Difference::Added)
+        && plan.nodes.iter().all(meant)
         && nodes.iter().all(as_asked)
 }
 
@@ -174,7 +193,7 @@ impl Place {
             settings.extend(mac.map(|mac| format!("mac: {mac}")));
             settings.extend(uuid.map(|uuid| format!("uuid: {uuid}")));
             settings.extend(address.map(|address| format!("address: {address}")));
-            settings.push(format!("profile: {}", word(profile)));
+            settings.extend(profile.as_ref().map(|profile| format!("profile: {}", word(profile))));
             let key = format!("{}:", word(name));
             let pad = column.saturating_sub(key.len()).max(1);
             format!("{indent}{key}{:pad$}{{{}}}{newline}", "", settings.join(", "))
@@ -211,7 +230,7 @@ mod tests {
             mac: Some(Mac([2, 0, 0, 0, 0, last])),
             uuid: None,
             address: Some(Ipv4Addr::new(10, 0, 0, last)),
-            profile: "node".to_owned(),
+            profile: Some("node".to_owned()),
         }
     }
 
@@ -269,14 +288,39 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_a_range_is_given_its_machine() {
+        let range = "nodes:\n  n[1-8]: {address: 10.0.0.11, profile: node}\n";
+        let bound = |name, last| NewNode { address: None, profile: None, ..node(name, last) };
+        let text = insert_nodes(&format!("{HEAD}{range}"), &[bound("n8", 8), bound("n3", 3)]).unwrap();
+        let lines = "  n8:     {mac: 02:00:00:00:00:08}\n  n3:     {mac: 02:00:00:00:00:03}\n";
+        assert_eq!(text, format!("{HEAD}{range}{lines}"));
+        let elsewhere = NewNode { address: Some(Ipv4Addr::new(10, 0, 0, 60)), ..bound("n2", 2) };
+        let text = insert_nodes(&text, &[elsewhere]).unwrap();
+        assert!(text.ends_with("  n2:     {mac: 02:00:00:00:00:02, address: 10.0.0.60}\n"), "{text}");
+    }
+
+    #[test]
     fn what_would_not_hold_is_refused() {
         let text = format!("{HEAD}nodes:\n  n[1-8]: {{address: 10.0.0.1, profile: node}}\n");
         assert!(
             matches!(insert_nodes(&text, &[node("n9", 9)]), Err(InsertError::Before(_))),
             "the master's address"
         );
-        let text = format!("{HEAD}nodes:\n  n[1-8]: {{address: 10.0.0.11, profile: node}}\n");
+        let text = format!(
+            "{HEAD}nodes:\n  n8: {{profile: node}}\n  n[1-7]: {{address: 10.0.0.11, profile: node}}\n"
+        );
         assert!(matches!(insert_nodes(&text, &[node("n8", 8)]), Err(InsertError::After(_))), "a name twice");
+        assert!(
+            matches!(
+                insert_nodes(&text, &[NewNode { profile: None, ..node("n9", 9) }]),
+                Err(InsertError::After(_))
+            ),
+            "no profile"
+        );
+        assert!(
+            matches!(insert_nodes(&text, &[node("n2", 13)]), Err(InsertError::After(_))),
+            "an address that the range counts up to"
+        );
         assert!(
             matches!(insert_nodes(&text, &[node("n9", 12)]), Err(InsertError::After(_))),
             "an address twice"

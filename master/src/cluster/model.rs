@@ -97,7 +97,7 @@ pub enum Origin {
     Profile(String, usize),
     /// The node's own entry, at this line.
     Node(usize),
-    /// Counted up from the first node of a range whose entry is at this line.
+    /// The entry of the range that the node is of, at this line; addresses are counted up from it.
     Range(usize),
     /// A list to which each of these added, in this order.
     Merged(Vec<Origin>),
@@ -229,14 +229,16 @@ pub struct Services {
 pub struct Node {
     /// Its name: a DNS label.
     pub name: String,
-    /// Line of its entry in cluster.yaml.
-    pub line: usize,
+    /// Its entry in cluster.yaml: its own, where it has one, or its range's.
+    pub entry: Origin,
     /// Known by this hardware address.
     pub mac: Option<Sourced<Mac>>,
     /// Known by this UUID.
     pub uuid: Option<Sourced<Uuid>>,
     /// Its address; `None` in proxy mode, or where the dynamic range serves it.
     pub address: Option<Sourced<Ipv4Addr>>,
+    /// Where the profiles of `choices` were said.
+    pub profile_origin: Origin,
     /// The profiles that it can have, the default first, each with the node's own settings on top;
     /// at least one.
     pub choices: Vec<Choice>,

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::problem::{Problems, Span};
+use super::problem::{Problem, Problems, Span};
 use super::tree::{Kind, Tree};
 
 /// A value, and where it stands.
@@ -89,6 +89,13 @@ pub(super) trait Word: Sized {
 pub(super) trait Read: Sized {
     /// Reads it; `None` where a problem was noted and nothing is left to go on with.
     fn read(tree: &Tree<'_>, problems: &mut Problems) -> Option<Self>;
+    /// What stands for one that could not be read: nothing more is to follow from it.
+    fn refused() -> Self
+    where
+        Self: Default,
+    {
+        Self::default()
+    }
     /// Its JSON Schema.
     fn schema() -> Value;
 }
@@ -194,7 +201,7 @@ impl<K: Word + fmt::Display, T: Read + Default> Read for Named<K, T> {
         let mut seen = HashMap::new();
         let mut read = Vec::with_capacity(map.entries.len());
         for entry in &map.entries {
-            let value = T::read(&entry.value, problems).unwrap_or_default();
+            let value = T::read(&entry.value, problems).unwrap_or_else(T::refused);
             if let Some(first) = seen.insert(&entry.key, entry.key_span) {
                 twice(&entry.key, entry.key_span, first, problems);
                 continue;
@@ -235,6 +242,8 @@ pub(super) trait Mapping: Default {
     fn keys() -> Vec<Key>;
     /// Reads the value of one key of the table into its field; `false` if there is no such key.
     fn set(&mut self, key: &str, value: &Tree<'_>, problems: &mut Problems) -> bool;
+    /// A misspelt key was probably this one: nothing more is to follow from its absence.
+    fn refuse(&mut self, key: &str);
     /// Whether none of its keys was written.
     fn is_empty(&self) -> bool;
     /// The keys that must be there and are not.
@@ -266,10 +275,18 @@ pub(super) fn read_mapping<M: Mapping>(tree: &Tree<'_>, problems: &mut Problems)
             return None;
         }
     }
-    for key in mapping.missing().into_iter().filter(|key| !misspelt.contains(key)) {
-        problems.add(tree.under, format!("`{key}` is missing here")).mend(format!("add `{key}: …`"));
+    for key in misspelt {
+        mapping.refuse(key);
+    }
+    for key in mapping.missing() {
+        missing(key, tree.under, problems);
     }
     Some(mapping)
+}
+
+/// Notes that a key has to be there.
+pub(super) fn missing<'p>(key: &str, span: Span, problems: &'p mut Problems) -> &'p mut Problem {
+    problems.add(span, format!("`{key}` is missing here")).mend(format!("add `{key}: …`"))
 }
 
 /// Notes a key that is not in the table; returns the one that was probably meant.
@@ -396,6 +413,14 @@ macro_rules! mapping {
                 }
             }
 
+            fn refuse(&mut self, key: &str) {
+                use $crate::cluster::read::Field;
+                match key {
+                    $( $key if self.$field.is_absent() => self.$field = Field::Bad, )*
+                    _ => { $( self.$flat.refuse(key) )? }
+                }
+            }
+
             fn is_empty(&self) -> bool {
                 $( self.$field.is_absent() )&&* $( && self.$flat.is_empty() )?
             }
@@ -412,6 +437,13 @@ macro_rules! mapping {
                 problems: &mut $crate::cluster::problem::Problems,
             ) -> Option<Self> {
                 $crate::cluster::read::read_mapping(tree, problems)
+            }
+
+            fn refused() -> Self {
+                $name {
+                    $( $field: $crate::cluster::read::Field::Bad, )*
+                    $( $flat: <$flat_type as $crate::cluster::read::Read>::refused(), )?
+                }
             }
 
             fn schema() -> serde_json::Value {

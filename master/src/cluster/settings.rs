@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::model::{
     Boot, Loader, MapLine, Members, Origin, ProfileAddress, Root, Services, Settings, Sourced, Writes,
 };
+use super::names::NamePattern;
 use super::problem::{Problems, Span};
-use super::read::{At, Field, List};
+use super::read::{At, Field, List, Mapping as _};
 use super::resolve::{host_of, network, no_such};
 use super::values::{Edit, Name};
 use super::wire::{ClusterWire, MapLineWire, MembersWire, ProfileWire, ServicesWire, SettingsWire};
@@ -16,28 +17,37 @@ use super::wire::{ClusterWire, MapLineWire, MembersWire, ProfileWire, ServicesWi
 /// A longer chain of `inherits` is a slip of the hand.
 const DEEPEST: usize = 64;
 
-/// What one profile, or a node, adds.
+/// What one profile, or an entry of `nodes`, adds.
 #[derive(Clone, Copy)]
 pub(super) struct Layer<'w> {
-    /// The profile's name; `None` for the node's own settings.
-    profile: Option<&'w str>,
+    of: Of<'w>,
     settings: &'w SettingsWire,
     address: Option<&'w At<ProfileAddress>>,
 }
 
+/// Whose settings a layer's are.
+#[derive(Clone, Copy)]
+enum Of<'w> {
+    Profile(&'w str),
+    Range,
+    Node,
+}
+
 impl<'w> Layer<'w> {
-    pub(super) fn node(settings: &'w SettingsWire) -> Self {
-        Layer { profile: None, settings, address: None }
+    /// Of an entry of `nodes`.
+    pub(super) fn entry(name: &NamePattern, settings: &'w SettingsWire) -> Self {
+        Layer { of: if name.is_range() { Of::Range } else { Of::Node }, settings, address: None }
     }
 
     fn profile((name, wire): (&'w At<Name>, &'w ProfileWire)) -> Self {
-        Layer { profile: Some(&name.value.0), settings: &wire.settings, address: wire.address.get() }
+        Layer { of: Of::Profile(&name.value.0), settings: &wire.settings, address: wire.address.get() }
     }
 
     fn origin(self, span: Span) -> Origin {
-        match self.profile {
-            Some(name) => Origin::Profile(name.to_owned(), span.line),
-            None => Origin::Node(span.line),
+        match self.of {
+            Of::Profile(name) => Origin::Profile(name.to_owned(), span.line),
+            Of::Range => Origin::Range(span.line),
+            Of::Node => Origin::Node(span.line),
         }
     }
 }
@@ -96,23 +106,27 @@ impl<'w> Profiles<'w> {
 
     /// The place of the profile of this name; noted as a problem if there is none.
     pub(super) fn find(&self, name: &At<Name>, problems: &mut Problems) -> Option<usize> {
-        let index = self.by_name.get(name.value.0.as_str()).copied();
+        let index = self.index(name);
         if index.is_none() {
             no_such("profile", name, self.wire.iter().map(|(name, _)| name.value.0.as_str()), problems);
         }
         index
     }
 
-    /// What a profile comes to with a node's own settings on top, and the node's `~words` that took nothing away.
-    pub(super) fn on_node(&self, index: usize, own: Option<&SettingsWire>) -> (Arc<Settings>, Vec<Span>) {
-        match own {
-            None => (self.resolved[index].clone(), Vec::new()),
-            Some(own) => {
-                let layers: Vec<_> = self.layers(index).chain([Layer::node(own)]).collect();
-                let (settings, idle) = merge(self.defaults, &layers);
-                (Arc::new(settings), idle)
-            }
+    /// The place of the profile of this name, if there is one.
+    pub(super) fn index(&self, name: &At<Name>) -> Option<usize> {
+        self.by_name.get(name.value.0.as_str()).copied()
+    }
+
+    /// What a profile comes to with the settings of a node's entries on top, and the last entry's `~words`
+    /// that took nothing away.
+    pub(super) fn on_node(&self, index: usize, own: &[Layer<'w>]) -> (Arc<Settings>, Vec<Span>) {
+        if own.iter().all(|layer| layer.settings.is_empty()) {
+            return (self.resolved[index].clone(), Vec::new());
         }
+        let layers: Vec<_> = self.layers(index).chain(own.iter().copied()).collect();
+        let (settings, idle) = merge(self.defaults, &layers);
+        (Arc::new(settings), idle)
     }
 
     /// The profile's name.
@@ -133,17 +147,16 @@ impl<'w> Profiles<'w> {
                     ),
                 )
                 .mend("choose a profile that boots from the network");
-        } else if self.boots_nothing(index, None) {
+        } else if self.boots_nothing(index, &[]) {
             no_image(span, who, self.name(index), problems);
         }
     }
 
     /// Whether a machine with this profile boots from the network, and no layer says into which image.
     /// What was refused there is told already, and may have been meant to say it.
-    pub(super) fn boots_nothing(&self, index: usize, own: Option<&SettingsWire>) -> bool {
-        let settings = self.layers(index).map(|layer| layer.settings).chain(own);
+    pub(super) fn boots_nothing(&self, index: usize, own: &[Layer<'w>]) -> bool {
         let mut boot = Boot::Network;
-        for settings in settings {
+        for Layer { settings, .. } in self.layers(index).chain(own.iter().copied()) {
             match (&settings.boot, &settings.image) {
                 (Field::Bad, _) | (_, Field::Bad | Field::Given(_)) => return false,
                 (Field::Given(at), Field::Absent) => boot = at.value,

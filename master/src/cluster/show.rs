@@ -100,7 +100,7 @@ impl fmt::Display for Origin {
             Origin::Master(line) => write!(f, "master, line {line}"),
             Origin::Profile(name, line) => write!(f, "profile {name}, line {line}"),
             Origin::Node(line) => write!(f, "node, line {line}"),
-            Origin::Range(line) => write!(f, "counted up, line {line}"),
+            Origin::Range(line) => write!(f, "range, line {line}"),
             Origin::Merged(origins) => {
                 let origins: Vec<_> = origins.iter().map(Origin::to_string).collect();
                 f.write_str(&origins.join(" + "))
@@ -194,13 +194,13 @@ impl Settings {
 impl Node {
     /// What it is known by, and what it can be.
     pub fn rows(&self) -> Vec<Row> {
-        let Node { name: _, line: _, mac, uuid, address, choices } = self;
+        let Node { name: _, entry: _, mac, uuid, address, profile_origin, choices } = self;
         let profiles: Vec<_> = choices.iter().map(|choice| &choice.profile).collect();
         vec![
             maybe("mac", mac, Effect::Reboot),
             maybe("uuid", uuid, Effect::Reboot),
             maybe("address", address, Effect::Reboot),
-            plain("profile", profiles, Effect::Live),
+            Row { origin: Some(profile_origin.clone()), ..plain("profile", profiles, Effect::Live) },
         ]
     }
 }

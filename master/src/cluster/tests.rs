@@ -36,7 +36,83 @@ fn ranges_count_names_and_addresses_up() {
     );
     let big = rack.node("big2").unwrap();
     assert_eq!(big.mac.as_ref().unwrap().value.to_string(), "0c:c4:7a:00:00:02");
-    assert_eq!(big.line, 30);
+    assert_eq!(big.entry, Origin::Range(30));
+}
+
+const REFINED: &str = "cluster: a
+master: {interface: e, address: 10.0.0.1/24}
+images: {i: {from: host:/}}
+profiles:
+  slow: {image: i, kernel args: [quiet]}
+  fast: {image: i, speed: 20000}
+nodes:
+  n2: {mac: 02:00:00:00:00:02}
+  n[1-4]: {address: 10.0.0.11, profile: slow, writes: discard, kernel args: [a]}
+  n3: {address: 10.0.0.33, profile: fast, kernel args: [~a, b]}
+  n4: ~
+";
+
+#[test]
+fn an_entry_of_one_name_refines_its_range_wherever_it_stands() {
+    let cluster = cluster(REFINED);
+    let names: Vec<_> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["n1", "n2", "n3", "n4"]);
+    let node = |name| cluster.node(name).unwrap();
+    let addresses = ["n1", "n2", "n3", "n4"].map(|name| node(name).address.clone().unwrap());
+    let own = |value: &str, origin| Sourced { value: value.parse::<Ipv4Addr>().unwrap(), origin };
+    let range = Origin::Range(9);
+    assert_eq!(addresses[0], own("10.0.0.11", range.clone()));
+    assert_eq!(addresses[1], own("10.0.0.12", range.clone()));
+    assert_eq!(addresses[2], own("10.0.0.33", Origin::Node(10)));
+    assert_eq!(addresses[3], own("10.0.0.14", range.clone()));
+    let n2 = node("n2");
+    assert_eq!((&n2.mac.as_ref().unwrap().origin, &n2.profile_origin), (&Origin::Node(8), &range));
+    assert_eq!((&n2.entry, &node("n1").entry), (&Origin::Node(8), &range));
+    assert!(std::sync::Arc::ptr_eq(&n2.choices[0].settings, &node("n1").choices[0].settings));
+    insta::assert_snapshot!(show(node("n3")));
+}
+
+#[test]
+fn what_an_entry_of_one_name_cannot_do_is_told() {
+    let with = |from: &str, to: &str| problems(&REFINED.replace(from, to));
+    let told = |from: &str, to: &str, line: usize, message: &str| {
+        let problems = with(from, to);
+        let as_expected = problems.len() == 1 && problems[0].0 == line && problems[0].2.starts_with(message);
+        assert!(as_expected, "{to}: {problems:?}");
+    };
+    told("  n4: ~", "  n[4-5]: {profile: slow, address: 10.0.0.50}", 11, "the node n4 is taken already");
+    told("  n4: ~", "  n3: {}", 11, "`n3` is given twice");
+    told("  n4: ~", "  m4: {}", 11, "`profile` is missing here");
+    told("  n4: ~", "  m4: {profil: slow}", 11, "`profil` is no key");
+    told("  n4: ~", "  m4: 5", 11, "here belongs a mapping");
+    told("10.0.0.33", "10.0.0.12", 10, "the address 10.0.0.12 is taken already");
+    told("10.0.0.33", "10.0.1.33", 10, "the address 10.0.1.33 of `n3` is outside");
+    told("profile: fast,", "profile: fats,", 10, "there is no profile `fats`");
+    told("[~a, b]", "[~c]", 10, "this takes away what no inherited list holds");
+    told("address: 10.0.0.11, ", "", 9, "`n[1-4]` has no address");
+    told("profile: slow,", "profile: slwo,", 9, "there is no profile `slwo`");
+    told("profile: slow,", "profile: [],", 9, "this list of profiles is empty");
+    // The range would count up to the master's own address, were it not for an entry of that name.
+    let text = REFINED.replace("10.0.0.1/24", "10.0.0.13/24");
+    assert_eq!(cluster(&text).nodes.len(), 4);
+    let overlapping =
+        "  n[1-4]: {address: 10.0.0.11, profile: slow}\n  n[3-6]: {address: 10.0.0.50, profile: slow}\n";
+    let text = REFINED.split("  n2:").next().unwrap().to_owned() + overlapping + "  n3: {}\n";
+    assert_eq!(problems(&text).len(), 1, "two ranges that overlap stay an error");
+}
+
+#[test]
+fn the_plan_says_what_becomes_of_a_refined_node() {
+    let old = cluster(REFINED);
+    let new = cluster(&REFINED.replace("  n4: ~", "  n4: {mac: 02:00:00:00:00:04}"));
+    assert_eq!(
+        plan(&old, &new).to_string(),
+        "node n4\n  mac              none -> 02:00:00:00:00:04  (at once)\nNo node must reboot.\n"
+    );
+    // With its entry the node goes back to what its range says.
+    let without =
+        cluster(&REFINED.replace("  n3: {address: 10.0.0.33, profile: fast, kernel args: [~a, b]}\n", ""));
+    assert_eq!(plan(&old, &without).reboots().to_string(), "n3");
 }
 
 #[test]
@@ -200,8 +276,9 @@ fn stripped(mut cluster: Cluster) -> serde_json::Value {
     fn strip(value: &mut serde_json::Value) {
         match value {
             serde_json::Value::Object(map) => {
-                map.remove("origin");
-                map.remove("line");
+                for key in ["origin", "entry", "profile_origin"] {
+                    map.remove(key);
+                }
                 map.values_mut().for_each(strip);
             }
             serde_json::Value::Array(items) => items.iter_mut().for_each(strip),

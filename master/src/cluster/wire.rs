@@ -28,7 +28,7 @@ mapping! {
         "images" => images: Named<Name, ImageWire>,
         /// Profiles by name: what several nodes have in common.
         "profiles" => profiles: Named<Name, ProfileWire>,
-        /// Nodes by name. A name with a range, as n[1-16], counts names and addresses up.
+        /// Nodes by name. A name with a range, as n[1-16], counts names and addresses up; an entry of one of these names alone refines that node, and its keys win.
         "nodes" => nodes: Named<NamePattern, NodeWire>,
         /// Pools by name: nodes that share their load.
         "pools" => pools: Named<Name, PoolWire>,
@@ -139,8 +139,8 @@ mapping! {
         "uuid" => uuid: List<Uuid>,
         /// Its address; for a range of nodes that of the first.
         "address" => address: Ipv4Addr,
-        /// The profile that it has, or those that it can have, the default first.
-        "profile" required => profile: List<Name>,
+        /// The profile that it has, or those that it can have, the default first; only an entry that refines a node of a range can do without.
+        "profile" => profile: List<Name>,
         ..settings: SettingsWire
     }
 }

@@ -224,7 +224,7 @@ impl Engine {
                 silent(Silence::OtherServer)
             }
             (Some(_), Some(address), true) => self.selecting(policy, case, address),
-            (None, Some(address), true) => self.init_reboot(case, address),
+            (None, Some(address), true) => self.init_reboot(policy, case, address),
             // RENEWING and REBINDING; some clients name the server in them as well.
             (_, _, false) => self.extending(policy, case, request.ciaddr),
             (_, None, true) => silent(Silence::Inconsistent),
@@ -242,7 +242,7 @@ impl Engine {
     }
 
     /// INIT-REBOOT: the client remembers an address.
-    fn init_reboot(&mut self, case: &Case<'_>, address: Ipv4Addr) -> (Outcome, Answer) {
+    fn init_reboot(&mut self, policy: &dyn Policy, case: &Case<'_>, address: Ipv4Addr) -> (Outcome, Answer) {
         let has_record =
             case.terms.address.is_some() || self.table.of_machine(case.client.mac, case.now).is_some();
         if !self.gives_addresses_to(case) {
@@ -256,7 +256,7 @@ impl Engine {
             };
         }
         // Here the cluster's word counts before the lease: a machine that starts gets its new address.
-        let own = case.terms.address.is_none_or(|own| own == address);
+        let own = case.terms.address.map_or_else(|| self.is_dynamic(policy, address), |own| own == address);
         if own && self.may_have(case, address) {
             return self.bind(case, address);
         }

@@ -64,7 +64,7 @@ pub(super) async fn report(
         None if neighbour(peer.ip()) == Some(report.mac)
             && generation.node_of(report.mac, None).is_some_and(|n| n.name == node.name) =>
         {
-            site.hold(&node.name, address);
+            site.hold(&node.name, address, None);
         }
         _ => return (StatusCode::FORBIDDEN, format!("{address} is not the address of {}\n", node.name)),
     }

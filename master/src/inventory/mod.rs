@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::cluster::{Mac, Uuid};
-pub use stage::Stage;
+pub use stage::{Stage, Told};
 
 /// Milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -87,8 +87,10 @@ pub struct NodeState {
     pub firmware: Option<String>,
     /// What it fetched last.
     pub fetched: Option<String>,
-    /// When the agent's connection was lost, if it is.
-    pub lost: Option<Timestamp>,
+    /// When its agent was heard last.
+    pub heard: Option<Timestamp>,
+    /// What the agent said then of how the node is.
+    pub vitals: Option<Vitals>,
     /// A failure that the node itself reported during this boot.
     pub failure: Option<String>,
     /// The stage whose limit this boot overran, if one was.
@@ -97,6 +99,19 @@ pub struct NodeState {
     pub boot_ms: Option<u64>,
     /// When this boot was first heard of.
     pub booting_since: Timestamp,
+}
+
+/// How a node is, as its agent tells with each heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Load average of the last minute, in hundredths.
+    pub load_hundredths: u32,
+    /// Its memory, KiB.
+    pub memory_total_kib: u64,
+    /// Memory that could be had without swapping, KiB.
+    pub memory_available_kib: u64,
+    /// Seconds since its kernel started.
+    pub uptime_seconds: u64,
 }
 
 /// Something that happened.
@@ -159,9 +174,12 @@ impl Inventory {
         let new = store::is_new(&db).map_err(failed)?;
         let machines = store::load_machines(&db).map_err(failed)?;
         let mut nodes = store::load_nodes(&db).map_err(failed)?;
-        // No agent is connected yet: whoever was a member has to show it again.
-        for (_, state) in nodes.iter_mut().filter(|(_, state)| state.stage == Stage::Member) {
-            state.lost.get_or_insert_with(Timestamp::now);
+        // No agent is connected yet: whoever was a member has to show it again, and has its time for it anew.
+        for (_, state) in &mut nodes {
+            let silent = state.stage.fallen_silent();
+            if silent == Stage::Silent {
+                (state.stage, state.since) = (silent, Timestamp::now());
+            }
         }
         let reader = store::open(path)?;
         let (writer, queue) = mpsc::channel();
@@ -239,34 +257,30 @@ impl Inventory {
         }
     }
 
-    /// A node reached a stage. A stage before the present one is the start of another boot.
+    /// A node reached a stage. A stage before the present one is the start of another boot ([`Stage::told`]).
     pub fn reached(&self, node: &str, stage: Stage, machine: &Sighting, what: &str) {
         let now = Timestamp::now();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let known = state.nodes.get(node);
-        let went_back = known.is_some_and(|e| stage < e.stage);
-        if went_back && stage > Stage::Stage1 {
-            return; // The agent was restarted, or reports what the connection told already.
-        }
-        let repeated = known.is_some_and(|e| e.stage == stage && e.lost.is_none());
-        let mut next = match known {
-            Some(entry) if !went_back => entry.clone(),
+        let told = known.map_or(Told::Anew, |known| known.stage.told(stage));
+        let mut next = match (told, known) {
+            (Told::Known, _) => return,
+            (Told::On | Told::Again, Some(known)) => known.clone(),
             _ => NodeState::new(stage, now),
         };
         next.mac = Some(machine.mac);
         next.address = machine.address.or(next.address);
         next.firmware = machine.firmware.clone().or(next.firmware);
-        if !repeated {
-            next.stage = stage;
-            next.since = now;
-            next.lost = None;
+        if told != Told::Again {
+            (next.stage, next.since) = (stage, now);
         }
-        if stage == Stage::Member && next.boot_ms.is_none() {
-            next.boot_ms = Some(now.since(next.booting_since));
+        if stage == Stage::Member {
+            next.heard = Some(now);
+            next.boot_ms.get_or_insert(now.since(next.booting_since));
         }
         self.write(store::Write::Node(node.into(), next.clone()));
         state.nodes.insert(node.into(), next);
-        if !repeated {
+        if told != Told::Again {
             self.event(Some(node), Some(machine.mac), Some(stage), what.into());
         }
     }
@@ -281,32 +295,58 @@ impl Inventory {
         }
     }
 
-    /// The agent's connection was lost, or a node reported a failure of its boot.
+    /// A node's agent was heard. It is kept in memory, and on the disk with the node's next change.
+    pub fn heard(&self, node: &str, vitals: Vitals) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = state.nodes.get_mut(node) {
+            (entry.heard, entry.vitals) = (Some(Timestamp::now()), Some(vitals));
+        }
+    }
+
+    /// The agent's connection was lost.
     pub fn lost(&self, node: &str, why: &str) {
-        self.change(node, why, |entry, now| entry.lost = Some(now));
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = state.nodes.get_mut(node) {
+            self.fall(node, entry, entry.stage.fallen_silent(), why);
+        }
+    }
+
+    /// Puts a node into a stage that it did not reach by a step of its boot.
+    fn fall(&self, node: &str, entry: &mut NodeState, stage: Stage, why: &str) {
+        if entry.stage != stage {
+            (entry.stage, entry.since) = (stage, Timestamp::now());
+            self.write(store::Write::Node(node.into(), entry.clone()));
+            self.event(Some(node), entry.mac, Some(stage), why.into());
+        }
     }
 
     /// A node reported a failure of its boot.
     pub fn failed(&self, node: &str, why: &str) {
-        self.change(node, why, |entry, _| entry.failure = Some(why.into()));
-    }
-
-    fn change(&self, node: &str, text: &str, change: impl FnOnce(&mut NodeState, Timestamp)) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = state.nodes.get_mut(node) {
-            change(entry, Timestamp::now());
+            entry.failure = Some(why.into());
             self.write(store::Write::Node(node.into(), entry.clone()));
-            self.event(Some(node), entry.mac, None, text.into());
+            self.event(Some(node), entry.mac, None, why.into());
         }
     }
 
-    /// Marks the nodes that have been in a stage for longer than its limit, once each.
+    /// Sees to the nodes that have been in a stage for longer than its limit: the stage that follows by itself
+    /// is theirs, or they are marked as stuck, once a boot.
     pub fn mark_overruns(&self) {
-        let now = Timestamp::now();
+        self.mark_overruns_at(Timestamp::now());
+    }
+
+    fn mark_overruns_at(&self, now: Timestamp) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         for (name, entry) in &mut state.nodes {
             let Some(limit) = entry.stage.limit() else { continue };
-            if entry.overran.is_none() && u128::from(now.since(entry.since)) > limit.as_millis() {
+            if u128::from(now.since(entry.since)) <= limit.as_millis() {
+                continue;
+            }
+            if let Some(next) = entry.stage.after_limit() {
+                let why = format!("its agent was not heard of for {} s", limit.as_secs());
+                self.fall(name, entry, next, &why);
+            } else if entry.overran.is_none() {
                 entry.overran = Some(entry.stage);
                 self.write(store::Write::Node(name.clone(), entry.clone()));
                 let text = format!("still in stage {} after {} s", entry.stage, limit.as_secs());
@@ -409,7 +449,8 @@ impl NodeState {
             address: None,
             firmware: None,
             fetched: None,
-            lost: None,
+            heard: None,
+            vitals: None,
             failure: None,
             overran: None,
             boot_ms: None,
@@ -477,7 +518,7 @@ mod tests {
         inventory.saw(&machine());
         inventory.reached("n1", Stage::Dhcp, &machine(), "asked for an address");
         inventory.fetched("n1", "undionly.kpxe");
-        inventory.lost("n1", "connection lost");
+        inventory.failed("n1", "no kernel");
         inventory.flush();
         drop(inventory);
         let inventory = Inventory::open(&path).unwrap();
@@ -485,8 +526,44 @@ mod tests {
         assert_eq!(inventory.machines()[0].firmware.as_deref(), Some("bios"));
         let state = inventory.node("n1").unwrap();
         assert_eq!(state.fetched.as_deref(), Some("undionly.kpxe"));
-        assert!(state.lost.is_some());
+        assert_eq!(state.failure.as_deref(), Some("no kernel"));
         let texts: Vec<_> = inventory.history(Some("n1"), 10).unwrap().into_iter().map(|e| e.text).collect();
-        assert_eq!(texts, ["asked for an address", "fetched undionly.kpxe", "connection lost"]);
+        assert_eq!(texts, ["asked for an address", "fetched undionly.kpxe", "no kernel"]);
+    }
+
+    #[test]
+    fn a_member_whose_agent_is_gone_is_silent_and_then_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tesela.db");
+        let inventory = Inventory::open(&path).unwrap();
+        let stage = |inventory: &Inventory| inventory.node("n1").unwrap().stage;
+        let after = |seconds: i64| Timestamp(Timestamp::now().0 + 1000 * seconds);
+        inventory.reached("n1", Stage::Dhcp, &machine(), "asks");
+        inventory.lost("n1", "no member yet");
+        assert_eq!(stage(&inventory), Stage::Dhcp, "only a member falls silent");
+        inventory.reached("n1", Stage::Member, &machine(), "is a member");
+        let vitals =
+            Vitals { load_hundredths: 7, memory_total_kib: 2, memory_available_kib: 1, uptime_seconds: 9 };
+        inventory.heard("n1", vitals);
+        inventory.lost("n1", "its agent is gone");
+        let state = inventory.node("n1").unwrap();
+        assert_eq!((state.stage, state.vitals), (Stage::Silent, Some(vitals)));
+        inventory.mark_overruns_at(after(59));
+        assert_eq!(stage(&inventory), Stage::Silent);
+        inventory.reached("n1", Stage::Member, &machine(), "is back");
+        inventory.lost("n1", "its agent is gone");
+        inventory.mark_overruns_at(after(61));
+        assert_eq!(stage(&inventory), Stage::Down);
+        let boot_ms = inventory.node("n1").unwrap().boot_ms;
+        inventory.reached("n1", Stage::Member, &machine(), "is back after all");
+        assert_eq!((stage(&inventory), inventory.node("n1").unwrap().boot_ms), (Stage::Member, boot_ms));
+        inventory.flush();
+        let stages: Vec<_> =
+            inventory.history(Some("n1"), 20).unwrap().into_iter().filter_map(|event| event.stage).collect();
+        use Stage::{Dhcp, Down, Member, Silent};
+        assert_eq!(stages, [Dhcp, Member, Silent, Member, Silent, Down, Member]);
+        drop(inventory);
+        let inventory = Inventory::open(&path).unwrap();
+        assert_eq!(stage(&inventory), Stage::Silent, "after a restart its agent has to show itself");
     }
 }

@@ -13,7 +13,6 @@
 
 mod accel;
 mod access;
-mod api;
 mod console;
 mod derive;
 mod machine;

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::api::{self, Seen};
 use super::machine::{Machine, qemu_log};
 use super::{Error, Lab};
 use crate::inventory::Stage;
+use crate::web::client;
+use crate::web::views::NodeView;
 
 /// How often the master is asked.
 const POLL: Duration = Duration::from_millis(250);
@@ -21,10 +22,10 @@ const POLL: Duration = Duration::from_millis(250);
 const TAIL_LINES: usize = 12;
 
 /// The stage of every node that the master heard of.
-pub fn stages(lab: &Lab) -> Result<BTreeMap<String, Seen>, Error> {
+pub fn stages(lab: &Lab) -> Result<BTreeMap<String, NodeView>, Error> {
     let socket = lab.socket();
     let nodes =
-        api::nodes(&socket).map_err(|error| Error::MasterSilent { reason: error.to_string(), socket })?;
+        client::nodes(&socket).map_err(|error| Error::MasterSilent { reason: error.to_string(), socket })?;
     Ok(nodes.into_iter().map(|node| (node.name.clone(), node)).collect())
 }
 
@@ -34,10 +35,12 @@ pub fn address_of(lab: &Lab, node: &str) -> Result<(Option<Ipv4Addr>, String), E
     Ok((seen.as_ref().and_then(|seen| seen.address), stage_of(seen.as_ref()).to_string()))
 }
 
-fn stage_of(seen: Option<&Seen>) -> Stage {
-    // A node whose agent is gone is what an earlier run left in the inventory.
-    let state = seen.and_then(|seen| seen.state.as_ref()).filter(|state| state.lost.is_none());
-    state.map_or(Stage::Powered, |state| state.stage)
+fn stage_of(seen: Option<&NodeView>) -> Stage {
+    match seen.and_then(|seen| seen.state.as_ref()).map(|state| state.stage) {
+        // A node whose agent is gone is what an earlier run left in the inventory.
+        None | Some(Stage::Silent | Stage::Down) => Stage::Powered,
+        Some(stage) => stage,
+    }
 }
 
 /// What `up` started and watches.
@@ -122,7 +125,7 @@ impl Board {
         let rows = machines
             .map(|machine| {
                 let bar = bars.as_ref().map(|bars| {
-                    let bar = bars.add(ProgressBar::new(Stage::ALL.len() as u64 - 1));
+                    let bar = bars.add(ProgressBar::new(Stage::Member as u64));
                     bar.set_style(style());
                     bar.set_prefix(format!("{} ({})", machine.node, machine.firmware.name()));
                     bar.set_message(Stage::Powered.name());
@@ -135,7 +138,7 @@ impl Board {
         Self { begun, bars, rows }
     }
 
-    fn update(&mut self, seen: &BTreeMap<String, Seen>) {
+    fn update(&mut self, seen: &BTreeMap<String, NodeView>) {
         let seconds = self.begun.elapsed().as_secs_f32();
         for row in &mut self.rows {
             let state = seen.get(&row.node).and_then(|seen| seen.state.as_ref());
@@ -156,7 +159,7 @@ impl Board {
             (row.stage, row.since) = (stage, Instant::now());
             match &row.bar {
                 Some(bar) => {
-                    bar.set_position(Stage::ALL.iter().position(|other| *other == stage).unwrap_or(0) as u64);
+                    bar.set_position(stage as u64);
                     bar.set_message(stage.name());
                     if stage == Stage::Member {
                         bar.finish();

@@ -11,8 +11,9 @@ use nix::sys::signal::Signal;
 use super::machine::{Firmware, Machine, check_installed};
 use super::progress::{self, Started};
 use super::record::{Busy, Record};
-use super::{Error, Lab, accel, access, api, derive, power};
+use super::{Error, Lab, accel, access, derive, power};
 use crate::cluster::{self, Cluster, DhcpMode, Mac, Node, Uuid};
+use crate::web::client;
 
 /// How long the lab's master has to answer on its socket.
 const MASTER_START: Duration = Duration::from_secs(30);
@@ -241,7 +242,7 @@ fn await_master(lab: &Lab, master: &mut Child) -> Result<(), Error> {
     let started = Instant::now();
     loop {
         let socket = lab.socket();
-        let Err(error) = api::nodes(&socket) else { return Ok(()) };
+        let Err(error) = client::nodes(&socket) else { return Ok(()) };
         if let Some(status) = master.try_wait().map_err(Error::io("wait for", &lab.master_log()))? {
             return Err(progress::master_ended(lab, &status.to_string()));
         }

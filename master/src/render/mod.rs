@@ -76,6 +76,7 @@ fn with_sources(error: &tera::Error) -> String {
 }
 
 /// The templates of this moment, parsed, with what is the same for all nodes filled in.
+#[derive(Clone)]
 pub struct Templates {
     tera: Tera,
     root: BTreeMap<String, Header>,
@@ -108,8 +109,16 @@ impl Templates {
             }
         }
         tera.add_raw_templates(sources)?;
-        *tera.global_context() = Context::from_serialize(common)?;
-        let mut templates = Self { tera, root, shared: Vec::new() };
+        Self { tera, root, shared: Vec::new() }.with_common(common)
+    }
+
+    /// The same templates with other variables that are the same for all nodes.
+    ///
+    /// # Errors
+    /// Of a template that fails with them.
+    pub fn with_common<T: Serialize + ?Sized>(&self, common: &T) -> Result<Self, Error> {
+        let mut templates = self.clone();
+        *templates.tera.global_context() = Context::from_serialize(common)?;
         let alike: BTreeSet<_> =
             templates.root.keys().filter(|path| !templates.is_of_a_node(path)).cloned().collect();
         templates.shared = templates.render_files(&Context::new(), |path| alike.contains(path))?;

@@ -8,7 +8,7 @@ use tesela_runtime::wire::{Heartbeat, Hello};
 
 use crate::boot::{Site, Tokens};
 use crate::control::{Agents, Member, Members};
-use crate::inventory::Stage;
+use crate::inventory::{Stage, Vitals};
 use crate::keys::Keys;
 
 /// How long a node's kernel has to look again.
@@ -58,7 +58,12 @@ impl Members for MembersOf {
         self.0.inventory.reached(node, Stage::Member, &machine, &what);
     }
 
-    fn heartbeat(&self, _node: &str, _heartbeat: &Heartbeat) {}
+    fn heartbeat(&self, node: &str, heartbeat: &Heartbeat) {
+        let Heartbeat { load_hundredths, memory_total_kib, memory_available_kib, uptime_seconds } =
+            *heartbeat;
+        let vitals = Vitals { load_hundredths, memory_total_kib, memory_available_kib, uptime_seconds };
+        self.0.inventory.heard(node, vitals);
+    }
 
     fn gone(&self, node: &str, reason: &str) {
         self.0.inventory.lost(node, &format!("its agent is gone: {reason}"));

@@ -15,6 +15,8 @@ use crate::dhcp::{
 };
 use crate::inventory::{Sighting, Stage, Timestamp};
 
+use super::ServeError;
+
 /// A machine that boots in this time after its loader's first step still does the same boot.
 const LOADER_MS: u64 = 120_000;
 /// The same trouble of the same machine is told once in so long.
@@ -33,7 +35,7 @@ pub(super) struct ByCluster {
 }
 
 /// Starts the server, and the thread that takes unknown machines in (`unknown: boot`).
-pub(super) fn start(site: &Arc<Site>, leases: Arc<dyn Leases>) -> Result<Server, StartError> {
+pub(super) fn start(site: &Arc<Site>, leases: Arc<dyn Leases>) -> Result<Arc<Server>, StartError> {
     let (adopt, queue) = std::sync::mpsc::sync_channel(ADOPTING);
     let adopting = Arc::clone(site);
     let thread = std::thread::Builder::new().name("adopt".into()).spawn(move || {
@@ -47,19 +49,44 @@ pub(super) fn start(site: &Arc<Site>, leases: Arc<dyn Leases>) -> Result<Server,
     });
     thread.map_err(|source| StartError::Socket { what: "a thread cannot be started".into(), source })?;
     let config = config(&site.current().cluster);
-    dhcp::serve(config, Arc::new(ByCluster::new(Arc::clone(site), adopt)), leases)
+    let server = dhcp::serve(config, Arc::new(ByCluster::new(Arc::clone(site), adopt)), leases)?;
+    let server = Arc::new(server);
+    // The server holds the site, by its policy.
+    let running = Arc::downgrade(&server);
+    site.tell(move |generation| {
+        if let Some(server) = running.upgrade()
+            && !server.reconfigure(self::config(&generation.cluster))
+        {
+            tracing::error!("DHCP goes on as it was: interface and address cannot change while it runs");
+        }
+    });
+    Ok(server)
 }
 
-/// Nodes without a fixed address hold what their leases say, over a restart too.
-pub(super) fn hold_leases(site: &Site, leases: &dyn Leases) -> Result<(), StartError> {
+/// Nodes without a fixed address hold what their leases say, over a restart too; and where another server
+/// gives the addresses, what their roots were seen to hang on.
+pub(super) fn hold_known(site: &Site, leases: &dyn Leases) -> Result<(), ServeError> {
     let generation = site.current();
-    for lease in leases.load()?.iter().filter(|lease| lease.state == LeaseState::Bound) {
+    for lease in leases.load().map_err(StartError::from)? {
         let node = generation.node_of(lease.mac, lease.uuid).filter(|node| node.address.is_none());
-        if let Some(node) = node {
-            site.hold(&node.name, lease.address);
+        if let (Some(node), LeaseState::Bound) = (node, lease.state) {
+            site.hold(&node.name, lease.address, Some(at_second(lease.expires)));
         }
     }
+    for node in generation.nodes().iter().filter(|node| site.address_of(node).is_none()) {
+        let state = site.inventory.node(&node.name).filter(|state| state.stage.has_root());
+        if let Some(address) = state.and_then(|state| state.address)
+            && site.node_at(address).is_none()
+        {
+            site.hold(&node.name, address, None);
+        }
+    }
+    site.list_held()?;
     Ok(())
+}
+
+fn at_second(seconds: u64) -> Timestamp {
+    Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000))
 }
 
 /// What the DHCP server is told of a cluster.
@@ -248,10 +275,18 @@ impl Policy for ByCluster {
                 if matches!(exchange.outcome, Outcome::Offered(_) | Outcome::BootOffered) {
                     self.boot_seen(node, &machine, client);
                 }
-                if let Some(address) = address
-                    && node.address.is_none()
-                {
-                    self.site.hold(&node.name, address);
+                if node.address.is_some() {
+                    return;
+                }
+                match exchange.outcome {
+                    Outcome::Acknowledged(address) => {
+                        let lease = i64::from(generation.cluster.master.lease_seconds);
+                        let until = Timestamp(Timestamp::now().0 + 1000 * lease);
+                        self.site.hold(&node.name, address, Some(until));
+                    }
+                    Outcome::BootAcknowledged(address) => self.site.hold(&node.name, address, None),
+                    Outcome::Released(address) => self.site.give_back(&node.name, address),
+                    _ => {}
                 }
             }
         }

@@ -120,10 +120,9 @@ pub(super) fn of(
 fn of_nodes(site: &Site) -> Vec<Sample> {
     let generation = site.current();
     let mut by_stage: Vec<(String, u64)> = Stage::ALL.iter().map(|stage| (stage.to_string(), 0)).collect();
-    let (mut lost, mut stuck) = (0, 0);
+    let mut stuck = 0;
     for state in generation.nodes().iter().filter_map(|node| site.inventory.node(&node.name)) {
         by_stage[state.stage as usize].1 += 1;
-        lost += u64::from(state.lost.is_some());
         stuck += u64::from(state.overran == Some(state.stage));
     }
     vec![
@@ -132,7 +131,6 @@ fn of_nodes(site: &Site) -> Vec<Sample> {
             values: by_stage,
             ..Sample::gauge("nodes", "Nodes that were heard of, by stage.", 0)
         },
-        Sample::gauge("nodes_lost", "Nodes whose agent was connected and is not.", lost),
         Sample::gauge("nodes_stuck", "Nodes that overran the limit of their stage.", stuck),
         Sample::gauge("generation", "The generation of the cluster in force.", generation.number),
     ]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +22,7 @@ use crate::boot::{ApplyError, CONTROL_PORT, NFS_PORT, Paths, Site, context};
 use crate::cluster::DhcpMode;
 use crate::control::{Agents, Control};
 use crate::dhcp::{SqliteLeases, StartError, find_servers};
-use crate::inventory::{self, Inventory};
+use crate::inventory::{self, Inventory, Timestamp};
 use crate::keys::Keys;
 use crate::nfs::union::UnionError;
 use crate::{http, nfs, sntp, web};
@@ -106,6 +106,8 @@ pub enum ServeError {
 /// Serves until SIGTERM or SIGINT. `ready` is called once everything listens.
 pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), ServeError> {
     raise_file_limit()?;
+    // From here on no signal ends the process by itself: whoever hears that it is ready may send any.
+    let signals = Signals::take()?;
     let state = options.paths.state.clone();
     std::fs::create_dir_all(&state).map_err(|source| ServeError::State { path: state.clone(), source })?;
     let api_socket = listen::unix(&options.socket)?;
@@ -148,9 +150,9 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     // Beside the inventory's database, where an ACK would wait for its history's commits.
     let leases = SqliteLeases::open_moving(&state.join("leases.db"), &state.join("tesela.db"));
     let leases = Arc::new(leases.map_err(StartError::from)?);
-    dhcp::hold_leases(&site, &*leases)?;
+    dhcp::hold_known(&site, &*leases)?;
     site.serve_roots(Arc::clone(&roots) as _);
-    let dhcp_server = Arc::new(dhcp::start(&site, leases)?);
+    let dhcp_server = dhcp::start(&site, leases)?;
 
     let control_metrics = crate::control::Metrics::default();
     let metrics =
@@ -175,11 +177,12 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     let api = axum::serve(api_socket, web::router(web::Api { site: Arc::clone(&site), stop: stop.clone() }));
     tasks.spawn(told("the API", api.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
     tasks.spawn(watch::templates(Arc::clone(&site), stop.clone()));
+    tasks.spawn(watch::held_addresses(Arc::clone(&site), stop.clone()));
     tasks.spawn(watch_limits(Arc::clone(&site), Arc::clone(&dhcp_server), stop.clone()));
 
     site.inventory.event(None, None, None, format!("serves, generation {}", site.current().number));
     ready(&site);
-    until_told_to_stop(&site).await?;
+    signals.until_told_to_stop(&site).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -274,7 +277,10 @@ async fn watch_limits(site: Arc<Site>, dhcp_server: Arc<crate::dhcp::Server>, st
     let mut dhcp_runs = true;
     loop {
         tokio::select! {
-            _ = tick.tick() => site.inventory.mark_overruns(),
+            _ = tick.tick() => {
+                site.inventory.mark_overruns();
+                site.let_go_expired(Timestamp::now());
+            }
             () = stop.cancelled() => return,
         }
         if dhcp_runs && !dhcp_server.is_running() {
@@ -288,27 +294,39 @@ async fn watch_limits(site: Arc<Site>, dhcp_server: Arc<crate::dhcp::Server>, st
 }
 
 /// SIGHUP applies cluster.yaml; SIGTERM and SIGINT end the service.
-async fn until_told_to_stop(site: &Arc<Site>) -> Result<(), ServeError> {
-    let on =
-        |kind| signal(kind).map_err(|source| ServeError::Machine { what: "signals cannot be had", source });
-    let (mut hangup, mut terminate, mut interrupt) =
-        (on(SignalKind::hangup())?, on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => {
-                let applying = Arc::clone(site);
-                match tokio::task::spawn_blocking(move || applying.apply()).await {
-                    Ok(Ok(generation)) => {
-                        site.inventory.event(None, None, None, format!("generation {} is in force (SIGHUP)", generation.number));
-                    }
-                    Ok(Err(error)) => {
-                        site.inventory.event(None, None, None, format!("cluster.yaml was not applied (SIGHUP): {error}"));
-                    }
-                    Err(error) => tracing::error!(%error, "applying cluster.yaml failed"),
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn take() -> Result<Self, ServeError> {
+        let on = |kind| {
+            signal(kind).map_err(|source| ServeError::Machine { what: "signals cannot be had", source })
+        };
+        Ok(Self {
+            hangup: on(SignalKind::hangup())?,
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn until_told_to_stop(mut self, site: &Arc<Site>) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    let applying = Arc::clone(site);
+                    let told = match tokio::task::spawn_blocking(move || applying.apply()).await {
+                        Ok(Ok(generation)) => format!("generation {} is in force (SIGHUP)", generation.number),
+                        Ok(Err(error)) => format!("cluster.yaml was not applied (SIGHUP): {error}"),
+                        Err(error) => format!("applying cluster.yaml failed (SIGHUP): {error}"),
+                    };
+                    site.inventory.event(None, None, None, told);
                 }
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
             }
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
         }
     }
 }

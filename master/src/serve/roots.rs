@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::boot::{Roots, Site};
+use crate::boot::{Rebase, Roots, Site};
 use crate::cluster::{self, Boot, Node, Root};
 use crate::nfs::FileSystem;
-use crate::nfs::union::{ConflictState, NodeExport, RenderedFile, RenderedKind, Union, UnionError, Writes};
+use crate::nfs::union::{
+    Builds, ConflictState, NodeExport, RenderedFile, RenderedKind, Union, UnionError, Writes,
+};
 use crate::render::{self, Content};
 
 /// Octets of a file that `tesela render` prints at most.
@@ -22,6 +24,8 @@ pub(super) struct UnionRoots {
     refresh: Refresh,
     /// What the union serves now; held while that changes.
     exports: Mutex<Exports>,
+    /// Held from the rendering of a node's files until it has them: the newest are the last.
+    rendering: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -33,7 +37,12 @@ struct Exports {
 
 impl UnionRoots {
     pub(super) fn open(state: &Path, refresh: Refresh) -> Result<Self, UnionError> {
-        Ok(Self { union: Union::open(state)?, refresh, exports: Mutex::default() })
+        Ok(Self {
+            union: Union::open(state)?,
+            refresh,
+            exports: Mutex::default(),
+            rendering: Mutex::default(),
+        })
     }
 
     /// What NFS serves.
@@ -54,12 +63,19 @@ impl UnionRoots {
         }
     }
 
+    fn one_rendering(&self) -> MutexGuard<'_, ()> {
+        self.rendering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn render(&self, site: &Site, node: &Node) {
         if node.settings().root.value != Root::Nfs || node.settings().boot.value != Boot::Network {
             return;
         }
-        let applied = files_of(site, node)
-            .and_then(|files| self.union.apply(&node.name, &files).map_err(|error| error.to_string()));
+        let applied = {
+            let _newest_last = self.one_rendering();
+            files_of(site, node)
+                .and_then(|files| self.union.apply(&node.name, &files).map_err(|error| error.to_string()))
+        };
         match applied {
             Ok(applied) if !applied.directories.is_empty() => {
                 let directories = applied.directories.iter();
@@ -115,13 +131,35 @@ impl Roots for UnionRoots {
         if node.settings().root.value != Root::Nfs {
             return Ok(());
         }
+        let _newest_last = self.one_rendering();
         self.union.booted(&node.name, &files_of(site, node)?).map(drop).map_err(|error| error.to_string())
     }
 
     fn next_build(&self, site: &Site, node: &str) -> Option<PathBuf> {
         // An image may have been built since the last generation.
         self.export(site);
-        self.union.next_build(node).ok()
+        self.union.builds_of(node).ok().map(|builds| builds.at_next_boot().to_owned())
+    }
+
+    fn rebase(&self, site: &Site, node: &Node, only_look: bool) -> Result<Rebase, String> {
+        // An image may have been built since the last generation.
+        self.export(site);
+        let told = |error: UnionError| error.to_string();
+        let Builds { on, newest, kept } = self.union.builds_of(&node.name).map_err(told)?;
+        let name = |build: &Path| {
+            let images = site.paths().state.join("images");
+            build.strip_prefix(images).unwrap_or(build).display().to_string()
+        };
+        let rebase = |conflicts| Rebase { from: name(&on), to: name(&newest), kept, conflicts };
+        if on == newest || !kept {
+            return Ok(rebase(Vec::new()));
+        }
+        let conflicts = self.union.rebase_conflicts(&node.name).map_err(told)?;
+        if !only_look {
+            let _newest_last = self.one_rendering();
+            self.union.rebase(&node.name, &files_of(site, node)?).map_err(told)?;
+        }
+        Ok(rebase(conflicts.iter().map(|path| path.display().to_string()).collect()))
     }
 
     fn forget(&self, node: &str) -> Result<(), String> {

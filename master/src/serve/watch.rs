@@ -1,13 +1,16 @@
-//! Follows the templates of `/etc/tesela/templates`: an edit is in force a moment after it is saved.
+//! Follows what is rendered from: the templates of `/etc/tesela/templates`, an edit of which is in force a
+//! moment after it is saved, and the addresses that nodes without a fixed one hold.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::boot::Site;
@@ -66,6 +69,36 @@ pub(super) async fn templates(site: Arc<Site>, stop: CancellationToken) {
                 );
             }
             Err(error) => tracing::error!(%error, "reading the templates again failed"),
+        }
+    }
+}
+
+/// After so long without another address that changed, all nodes' files get those that did …
+const QUIET: Duration = Duration::from_millis(500);
+/// … and after so long in any case: a room that is switched on is rendered a few times, not once a node.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Puts the addresses that nodes hold into all nodes' files, until `stop`. A lease that is renewed changes none.
+pub(super) async fn held_addresses(site: Arc<Site>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = site.held_changed() => {}
+            () = stop.cancelled() => return,
+        }
+        let last = Instant::now() + LONGEST;
+        while timeout_at(last.min(Instant::now() + QUIET), site.held_changed()).await.is_ok() {
+            if Instant::now() >= last || stop.is_cancelled() {
+                break;
+            }
+        }
+        let listing = Arc::clone(&site);
+        match tokio::task::spawn_blocking(move || listing.list_held()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let told = format!("the addresses that nodes hold are not in their files: {error}");
+                site.inventory.event(None, None, None, told);
+            }
+            Err(error) => tracing::error!(%error, "listing the nodes' addresses failed"),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Only root and the service's own user can open the socket (mode 0600).
 
+pub mod client;
 pub mod views;
 
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use crate::boot::{AcceptError, Acceptance, ApplyError, Site};
+use crate::boot::{
+    AcceptError, Acceptance, Acceptances, ApplyError, Passed, Rebase, RebaseError, RebaseHow, Site,
+};
 use crate::{cluster, inventory};
 use views::{Accept, Accepted, Applied, NodeView};
 
@@ -38,6 +41,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/nodes/{node}/log", get(log))
         .route("/v1/nodes/{node}/file", get(file))
         .route("/v1/nodes/{node}/forget", post(forget))
+        .route("/v1/nodes/{node}/rebase", post(rebase))
         .route("/v1/accept", post(accept))
         .route("/v1/machines", get(machines))
         .route("/v1/apply", post(apply))
@@ -80,6 +84,17 @@ async fn off_the_runtime<T: Send + 'static>(
     done.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
 }
 
+impl From<RebaseError> for Failed {
+    fn from(error: RebaseError) -> Self {
+        let status = match error {
+            RebaseError::UnknownNode(_) => StatusCode::NOT_FOUND,
+            RebaseError::NoRoot(_) | RebaseError::Runs { .. } => StatusCode::CONFLICT,
+            RebaseError::Ours(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Failed(status, error.to_string())
+    }
+}
+
 fn no_node(name: &str) -> Failed {
     Failed(
         StatusCode::NOT_FOUND,
@@ -96,8 +111,13 @@ async fn node(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<v
     let generation = api.site.current();
     let node = generation.node(&name).ok_or_else(|| no_node(&name))?;
     let shown = cluster::show(node);
+    let site = Arc::clone(&api.site);
+    // A node that has no root here, or whose image is not built, has no build.
+    let (build, of_name) = (RebaseHow { only_look: true, force: false }, name.clone());
+    let build = off_the_runtime(move || Ok(site.rebase(&of_name, build).ok())).await?;
     Ok(Json(views::NodeDetail {
         view: NodeView::of(&api.site, node),
+        build,
         settings: serde_json::to_value(&shown)
             .map_err(|e| Failed(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?,
         shown: shown.to_string(),
@@ -155,15 +175,24 @@ async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Result<Json
     off_the_runtime(forgetting).await
 }
 
+async fn rebase(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Json(how): Json<RebaseHow>,
+) -> Result<Json<Rebase>, Failed> {
+    off_the_runtime(move || Ok(Json(api.site.rebase(&name, how)?))).await
+}
+
 async fn accept(State(api): State<Api>, Json(accept): Json<Accept>) -> Result<Json<Accepted>, Failed> {
     let accepting = move || {
-        let nodes = api.site.accept(&Acceptance {
+        let accepted = api.site.accept(&Acceptance {
             nodes: &accept.nodes,
             macs: &accept.macs,
             profile: accept.profile.as_deref(),
             address: accept.address,
         })?;
-        Ok(Json(Accepted { nodes, generation: api.site.current().number }))
+        let Acceptances { nodes, passed, generation } = accepted;
+        Ok(Json(Accepted { nodes, passed: passed.iter().map(Passed::to_string).collect(), generation }))
     };
     off_the_runtime(accepting).await
 }

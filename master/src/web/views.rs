@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::boot::Site;
+use crate::boot::{Rebase, Site};
 use crate::cluster::{Mac, Node};
 use crate::inventory::NodeState;
 
@@ -43,6 +43,8 @@ pub struct NodeDetail {
     /// In short.
     #[serde(flatten)]
     pub view: NodeView,
+    /// The build of its image that it is on, and the newest; `None` where its root is not served from here.
+    pub build: Option<Rebase>,
     /// Every setting with its origin.
     pub settings: serde_json::Value,
     /// The same for people.
@@ -58,9 +60,10 @@ pub struct Accept {
     pub nodes: String,
     /// These machines in this order; empty: unknown machines in the order of arrival.
     pub macs: Vec<Mac>,
-    /// Their profile; `None`: the master's `unknown profile`, or the only one.
+    /// The profile of those that cluster.yaml gives none; `None`: the master's `unknown profile`, or the only one.
     pub profile: Option<String>,
-    /// The first one's address, counting up; `None`: from the dynamic range, or as the other DHCP server says.
+    /// The first one's address, counting up with the names, for those that cluster.yaml gives none; `None`: from
+    /// the dynamic range, or as the other DHCP server says.
     pub address: Option<Ipv4Addr>,
 }
 
@@ -69,6 +72,8 @@ pub struct Accept {
 pub struct Accepted {
     /// Name and machine of each.
     pub nodes: Vec<(String, Mac)>,
+    /// Those that were passed over, each with why.
+    pub passed: Vec<String>,
     /// The generation now in force.
     pub generation: u64,
 }

@@ -89,6 +89,24 @@ pub struct NodeExport {
     pub writes: Writes,
 }
 
+/// The builds of its image that concern a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Builds {
+    /// The one that its root is of.
+    pub on: PathBuf,
+    /// The one that it is to have.
+    pub newest: PathBuf,
+    /// Whether it has writes that are kept, and so stays where it is.
+    pub kept: bool,
+}
+
+impl Builds {
+    /// The one that it has at its next boot: its kernel must be of the same one.
+    pub fn at_next_boot(&self) -> &Path {
+        if self.kept { &self.on } else { &self.newest }
+    }
+}
+
 /// The roots of all nodes.
 pub struct Union {
     shared: Arc<Shared>,
@@ -220,17 +238,16 @@ impl Union {
         })
     }
 
-    /// The build that a node has at its next boot: its kernel must be of the same one. A node that keeps
-    /// writes stays on the build of them.
+    /// The builds of its image that concern a node.
     ///
     /// # Errors
     /// [`UnionError::UnknownNode`].
-    pub fn next_build(&self, node: &str) -> Result<PathBuf, UnionError> {
+    pub fn builds_of(&self, node: &str) -> Result<Builds, UnionError> {
         let node = self.node_named(node)?;
-        let (image_dir, writes) = node.next();
+        let (newest, writes) = node.next();
         let state = node.read();
-        let stays = state.wrote && writes == Writes::Keep;
-        Ok(if stays { state.build.directory.clone() } else { image_dir })
+        let kept = state.wrote && writes == Writes::Keep;
+        Ok(Builds { on: state.build.directory.clone(), newest, kept })
     }
 
     /// Takes a node's writes and its number away for good. It must not be served any more.

@@ -1,4 +1,4 @@
-//! Asks the running master over its socket.
+//! Asks the running master over its socket: the other end of the API, for the command line and the lab.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,14 +7,24 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::views::NodeView;
+
 /// What can go wrong on the way to the master.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub(crate) enum Error {
+pub enum Error {
+    /// There is no socket, or nobody listens on it.
     #[error("no master answers at {}: {source}", path.display())]
     #[diagnostic(help("start it with `tesela serve`, or say where its socket is with --socket"))]
-    Connect { path: PathBuf, source: std::io::Error },
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It ended before the answer did.
     #[error("the connection to the master broke: {0}")]
     Broken(#[from] std::io::Error),
+    /// It is not what was asked for.
     #[error("the master's answer cannot be read: {0}")]
     Answer(String),
     /// What the master said.
@@ -23,27 +33,35 @@ pub(crate) enum Error {
 }
 
 /// A request to the master on `socket`; the answer is JSON.
-pub(crate) fn get<T: DeserializeOwned>(socket: &Path, target: &str) -> Result<T, Error> {
+///
+/// # Errors
+/// [`Error`].
+pub fn get<T: DeserializeOwned>(socket: &Path, target: &str) -> Result<T, Error> {
     parse(&body(send(socket, "GET", target, b"")?)?)
 }
 
 /// The same, with a JSON body.
-pub(crate) fn post<T: DeserializeOwned>(
-    socket: &Path,
-    target: &str,
-    body_of: &impl Serialize,
-) -> Result<T, Error> {
+///
+/// # Errors
+/// [`Error`].
+pub fn post<T: DeserializeOwned>(socket: &Path, target: &str, body_of: &impl Serialize) -> Result<T, Error> {
     let json = serde_json::to_vec(body_of).map_err(|e| Error::Answer(e.to_string()))?;
     parse(&body(send(socket, "POST", target, &json)?)?)
 }
 
 /// The octets that the master answers.
-pub(crate) fn raw(socket: &Path, target: &str) -> Result<Vec<u8>, Error> {
+///
+/// # Errors
+/// [`Error`].
+pub fn raw(socket: &Path, target: &str) -> Result<Vec<u8>, Error> {
     body(send(socket, "GET", target, b"")?)
 }
 
 /// Calls `each` with every line of an answer that does not end by itself.
-pub(crate) fn lines(
+///
+/// # Errors
+/// [`Error`]; what `each` fails with comes back as [`Error::Broken`].
+pub fn lines(
     socket: &Path,
     target: &str,
     mut each: impl FnMut(&str) -> std::io::Result<()>,
@@ -55,8 +73,16 @@ pub(crate) fn lines(
     Ok(())
 }
 
+/// Every node of the cluster with where its boot is.
+///
+/// # Errors
+/// [`Error`].
+pub fn nodes(socket: &Path) -> Result<Vec<NodeView>, Error> {
+    get(socket, "/v1/nodes")
+}
+
 /// A value as a part of a target: all but unreserved characters (RFC 3986 section 2.3) escaped.
-pub(crate) fn escape(value: &str) -> String {
+pub fn escape(value: &str) -> String {
     let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-._~/".contains(&octet);
     value.bytes().fold(String::new(), |text, octet| match plain(octet) {
         true => text + char::from(octet).encode_utf8(&mut [0; 4]),
@@ -74,12 +100,12 @@ type Answer = (BufReader<UnixStream>, Option<u64>);
 fn send(socket: &Path, method: &str, target: &str, json: &[u8]) -> Result<Answer, Error> {
     let mut stream =
         UnixStream::connect(socket).map_err(|source| Error::Connect { path: socket.into(), source })?;
-    write!(
-        stream,
+    // In one piece: a master that refuses without a look at the body closes as soon as it has answered.
+    let head = format!(
         "{method} {target} HTTP/1.0\r\nHost: tesela\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         json.len()
-    )?;
-    stream.write_all(json)?;
+    );
+    stream.write_all(&[head.as_bytes(), json].concat())?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
