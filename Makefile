@@ -25,7 +25,7 @@ test: deps-test node-binaries
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; fi
+	if cargo deny --version >/dev/null 2>&1; then cargo deny --log-level error check bans licenses sources; fi
 
 # Each program compares one part with its peers in one run, and prints a table for SPECIFICATION.md.
 bench: deps-bench node-binaries
