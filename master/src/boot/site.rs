@@ -451,20 +451,27 @@ fn store_applied(state: &Path, generation: &Generation) -> Result<(), ApplyError
     replace_file(&path, text.as_bytes()).map_err(|source| ApplyError::Write { path, source })
 }
 
-/// Replaces a file as a whole: whoever opens it, and whatever stops us, sees the old or the new one. Its mode
-/// stays.
+/// Replaces a file as a whole: whoever opens it, and whatever stops us, sees the old or the new one. The
+/// new one has the old one's mode, and is its caller's.
 pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     let beside = path.with_extension("new");
-    let mut file = std::fs::File::create(&beside)?;
-    match std::fs::metadata(path) {
-        Ok(before) => file.set_permissions(before.permissions())?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    let write = || {
+        let mut file = std::fs::File::create(&beside)?;
+        match std::fs::metadata(path) {
+            Ok(old) => file.set_permissions(old.permissions())?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)
+    };
+    if let Err(error) = write() {
+        // On a full disk its space is wanted; where there is no such file, nothing is left.
+        let _left = std::fs::remove_file(&beside);
+        return Err(error);
     }
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
     let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(directory)?.sync_all()
 }

@@ -45,6 +45,6 @@ pub use lease::{Change, Lease, LeaseState, Leases, StoreError, Then};
 pub use observe::{Counters, Exchange, Outcome, Silence};
 pub use policy::{BootFile, Decision, Network, Policy, Terms};
 pub use scout::{FoundServer, ScoutError, find_servers};
-pub use server::{Config, Mode, Server, StartError, serve};
+pub use server::{Config, Mode, Server, StartError, check, serve};
 pub use store::SqliteLeases;
 pub use wire::{Malformed, MessageType};

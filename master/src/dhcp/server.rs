@@ -235,6 +235,14 @@ impl Nic {
     }
 }
 
+/// Whether the interface is there and has the server's address.
+///
+/// # Errors
+/// [`StartError::NoInterface`], [`StartError::OtherAddress`]; [`StartError::Socket`] where that cannot be seen.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    check_interface(config).map(drop)
+}
+
 fn check_interface(config: &Config) -> Result<Nic, StartError> {
     let failed = |source: nix::Error| StartError::Socket {
         what: "the interfaces cannot be listed".to_owned(),

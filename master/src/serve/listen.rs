@@ -64,7 +64,8 @@ pub(super) fn udp(service: &'static str, at: SocketAddr) -> Result<tokio::net::U
     bind().map_err(|source| explain(service, ports::Protocol::Udp, at, source))
 }
 
-fn explain(
+/// The error of a service that cannot have its port.
+pub(super) fn explain(
     service: &'static str,
     protocol: ports::Protocol,
     at: SocketAddr,

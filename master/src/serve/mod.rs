@@ -25,7 +25,7 @@ use crate::dhcp::{SqliteLeases, StartError, find_servers};
 use crate::inventory::{self, Inventory, Timestamp};
 use crate::keys::Keys;
 use crate::nfs::union::UnionError;
-use crate::{http, nfs, sntp, web};
+use crate::{http, nfs, ports, sntp, web};
 
 pub use listen::ListenError;
 use roots::UnionRoots;
@@ -72,6 +72,9 @@ pub enum ServeError {
     /// DHCP cannot start.
     #[error(transparent)]
     Dhcp(#[from] StartError),
+    /// It cannot be seen whether another server gives addresses.
+    #[error(transparent)]
+    Scout(#[from] crate::dhcp::ScoutError),
     /// Another server gives the addresses.
     #[error(
         "another DHCP server answers on {interface}: {servers}; set `dhcp: proxy` to let it give the addresses, or stop it"
@@ -126,6 +129,7 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
         Arc::new(control::TokensOf(Arc::clone(&keys))),
     )?);
     let cluster = site.current().cluster.clone();
+    crate::dhcp::check(&dhcp::config(&cluster))?;
     refuse_beside_another(&site).await?;
 
     let stop = CancellationToken::new();
@@ -141,6 +145,12 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
         listen: at(TFTP_PORT),
         interface: Some(cluster.master.interface.clone()),
         ..Default::default()
+    })
+    .map_err(|error| match error {
+        crate::tftp::ServerError::Bind { address, source } => {
+            listen::explain("TFTP", ports::Protocol::Udp, address, source).into()
+        }
+        other => ServeError::Tftp(other),
     })?;
 
     let agents = Agents::default();
@@ -217,9 +227,7 @@ async fn refuse_beside_another(site: &Site) -> Result<(), ServeError> {
     })
     .await
     .map_err(|error| ServeError::Machine { what: "looking for other DHCP servers", source: error.into() })?;
-    // An interface that is not there is better told by the server itself, which lists those that are.
-    let Ok(found) = found else { return Ok(()) };
-    let servers: Vec<_> = found
+    let servers: Vec<_> = found?
         .iter()
         .filter(|server| server.gives_addresses && server.address != cluster.master.address.addr())
         .map(|server| server.address.to_string())
