@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tesela_node_image::image::{ImageSpec, Source};
+use tesela_runtime::port::connect_privileged;
 use tesela_tests::lab::tesela;
 use tesela_tests::netns::Namespace;
 use tesela_tests::nfs::{Args, Client, opaque, procedure};
@@ -182,7 +183,8 @@ impl Master<'_> {
     /// An answer over HTTP, head and body.
     fn http(&self, request: &str) -> String {
         self.place.client.run(|| {
-            let mut stream = TcpStream::connect("10.79.0.1:80").unwrap();
+            // From a port of root's, as stage1 does.
+            let mut stream = connect_privileged("10.79.0.1:80".parse().unwrap(), LIMIT).unwrap();
             stream.write_all(request.as_bytes()).unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();

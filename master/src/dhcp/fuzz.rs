@@ -191,7 +191,7 @@ pub fn fuzz(data: &[u8]) {
                     harness.sighting(seen.address, seen.mac);
                 }
                 // Only that it does not panic: there is no reply to look at.
-                super::frame::parse_udp(datagram);
+                super::scout::offer(datagram, Mac([2, 0, 0, 0, 0, 1]), [1, 2, 3, 4]);
             }
             control => {
                 let port = if control == 3 { Port::BootServer } else { Port::Dhcp };

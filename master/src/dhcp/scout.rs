@@ -105,7 +105,7 @@ fn discover(mac: Mac, xid: [u8; 4]) -> Vec<u8> {
 }
 
 /// Reads an IP packet as an answer to our DISCOVER.
-fn offer(packet: &[u8], mac: Mac, xid: [u8; 4]) -> Option<FoundServer> {
+pub(super) fn offer(packet: &[u8], mac: Mac, xid: [u8; 4]) -> Option<FoundServer> {
     let (from, to, payload) = frame::parse_udp(packet)?;
     let message = borrowed::Message::new(payload).ok()?;
     if to.port() != 68 || payload[0] != 2 || payload[4..8] != xid || payload[28..34] != mac.0 {

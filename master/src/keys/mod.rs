@@ -27,6 +27,7 @@
 //! the same certificate again, so an answer that was lost can be asked for again.
 
 mod enrolled;
+pub mod fuzz;
 mod ssh;
 mod store;
 mod token;

@@ -94,7 +94,7 @@ pub fn build(root: &Rooted, kernel: &Kernel, stage1: &Path) -> Result<Vec<u8>, I
 }
 
 /// The modules for the initramfs, with the aliases of their devices.
-fn choose(depmod: &Depmod) -> ModuleList {
+pub(crate) fn choose(depmod: &Depmod) -> ModuleList {
     let names =
         depmod.closure(drivers::NICS.iter().copied().chain(drivers::ROOT.iter().map(|(_, name)| *name)));
     let load = drivers::ROOT.iter().map(|&(root, name)| (root.to_owned(), name.to_owned())).collect();

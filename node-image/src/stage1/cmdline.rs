@@ -134,10 +134,14 @@ pub fn parse(line: &str) -> Result<BootArgs, CmdlineError> {
             let nfs = port("tesela.nfs", 2049)?;
             Root::Nfs { export: export.to_owned(), port: nfs, mount_port: port("tesela.mount", nfs)? }
         }
-        Some("ram") => Root::Ram {
-            path: words.need("tesela.squashfs")?.to_owned(),
-            sha256: digest("tesela.sha256", words.need("tesela.sha256")?)?,
-        },
+        Some("ram") => {
+            let path = words.need("tesela.squashfs")?;
+            if !path.starts_with('/') {
+                return Err(invalid("tesela.squashfs", path, "an absolute path"));
+            }
+            let sha256 = digest("tesela.sha256", words.need("tesela.sha256")?)?;
+            Root::Ram { path: path.to_owned(), sha256 }
+        }
         Some(other) => return Err(invalid("tesela.root", other, "nfs or ram")),
     };
     let control = match words.value("tesela.token") {
@@ -249,6 +253,7 @@ mod tests {
             message(&format!("{LINE} tesela.http=99999")).contains("tesela.http=99999: expected a TCP port")
         );
         assert!(message(&format!("{LINE} tesela.root=disk")).contains("expected nfs or ram"));
+        assert!(message(&format!("{LINE} tesela.root=ram tesela.squashfs=x")).contains("an absolute path"));
         assert!(message(&format!("{LINE} BOOTIF=01-52")).contains("BOOTIF=01-52"));
         assert!(message(&format!("{LINE} BOOTIF=01-52-54-00-é-bb-01")).contains("BOOTIF"));
         assert!(message(&format!("{LINE} tesela.token=x tesela.ca=zz")).contains("64 hexadecimal"));

@@ -127,12 +127,14 @@ impl Client {
             return None;
         }
         match (&self.state, reply.kind) {
-            (State::Selecting, OFFER) if !reply.address.is_unspecified() => {
+            (State::Selecting, OFFER) if is_a_hosts(reply.address) => {
                 self.state = State::Requesting { address: reply.address, server: reply.lease.server };
                 (self.due, self.tries) = (now, 0);
                 Some(Event::Progress)
             }
-            (State::Requesting { server, .. }, ACK) if reply.lease.server == *server => {
+            (State::Requesting { address, server }, ACK)
+                if reply.lease.server == *server && reply.address == *address =>
+            {
                 Some(Event::Bound(reply.lease))
             }
             (State::Requesting { server, .. }, NAK) if reply.lease.server == *server => {
@@ -251,6 +253,11 @@ impl Reply {
         }
         Some(reply)
     }
+}
+
+/// Whether a machine can have this address.
+fn is_a_hosts(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
 }
 
 /// The mask where the server sends none (RFC 791's classes).
@@ -379,6 +386,20 @@ mod tests {
         assert_eq!((&request[12..16], request[10]), (&[10, 0, 0, 9][..], 0));
         let ack = answer(&request, ACK, [10, 0, 0, 9], &[]);
         assert!(matches!(client.receive(&ack, seconds(100)), Some(Event::Bound(_))));
+    }
+
+    #[test]
+    fn an_address_that_none_can_have_or_nobody_offered_is_passed_over() {
+        let mut client = Client::new(MAC, None, 1, seconds(0));
+        let discover = client.poll(seconds(0)).unwrap();
+        for your in [[0; 4], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]] {
+            assert_eq!(client.receive(&answer(&discover, OFFER, your, &[]), seconds(0)), None);
+        }
+        client.receive(&answer(&discover, OFFER, [10, 0, 0, 9], &[]), seconds(0));
+        let request = client.poll(seconds(0)).unwrap();
+        for your in [[0; 4], [10, 0, 0, 10]] {
+            assert_eq!(client.receive(&answer(&request, ACK, your, &[]), seconds(0)), None);
+        }
     }
 
     #[test]

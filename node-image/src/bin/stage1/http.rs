@@ -1,9 +1,10 @@
-//! As much of an HTTP/1.1 client as the master's own server needs: bodies with a length, one a connection.
+//! As much of an HTTP/1.1 client as the master's own server needs: one request a connection.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
+use tesela_node_image::stage1::http::Reply;
 use tesela_runtime::port::connect_privileged;
 
 use crate::error::BootError;
@@ -11,7 +12,6 @@ use crate::error::BootError;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the master may send nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
-const HEAD_LIMIT: u64 = 16 * 1024;
 
 /// The master's HTTP server.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ impl Http {
         self.exchange(request.as_bytes()).map(drop).map_err(|error| self.error(path, error))
     }
 
-    fn exchange(&self, request: &[u8]) -> io::Result<Reply> {
+    fn exchange(&self, request: &[u8]) -> io::Result<Reply<BufReader<TcpStream>>> {
         // The master takes a node's word from no port that others than root can have.
         let mut stream = connect_privileged(SocketAddrV4::new(self.master, self.port), CONNECT_LIMIT)?;
         stream.set_read_timeout(Some(SILENCE_LIMIT))?;
@@ -53,48 +53,5 @@ impl Http {
     fn error(&self, path: &str, error: io::Error) -> BootError {
         let master = format!("{}:{}", self.master, self.port);
         BootError::Http { master, path: path.to_owned(), problem: error.to_string() }
-    }
-}
-
-struct Reply {
-    length: Option<u64>,
-    body: BufReader<TcpStream>,
-}
-
-impl Reply {
-    fn read(stream: BufReader<TcpStream>) -> io::Result<Self> {
-        let mut head = stream.take(HEAD_LIMIT);
-        let mut line = String::new();
-        head.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).unwrap_or_default();
-        if !status.starts_with('2') {
-            let answer = line.trim();
-            return Err(io::Error::other(format!("the master answered `{answer}`")));
-        }
-        let mut length = None;
-        loop {
-            line.clear();
-            if head.read_line(&mut line)? == 0 {
-                return Err(io::Error::other("the answer ends within its head"));
-            }
-            let field = line.trim_end();
-            if field.is_empty() {
-                return Ok(Self { length, body: head.into_inner() });
-            }
-            if let Some((name, value)) = field.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse().ok();
-            }
-        }
-    }
-
-    fn copy(self, sink: &mut dyn Write) -> io::Result<u64> {
-        let length = self.length.ok_or_else(|| io::Error::other("the answer has no Content-Length"))?;
-        let copied = io::copy(&mut self.body.take(length), sink)?;
-        if copied == length {
-            return Ok(copied);
-        }
-        Err(io::Error::other(format!("the connection ended after {copied} of {length} octets")))
     }
 }

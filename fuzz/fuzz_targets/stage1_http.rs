@@ -1,0 +1,4 @@
+//! An answer to stage1's HTTP client.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tesela_node_image::stage1::fuzz::http(data));

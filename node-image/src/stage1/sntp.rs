@@ -1,0 +1,64 @@
+//! The packets of an SNTP client (RFC 4330).
+
+use std::time::Duration;
+
+/// Octets of a packet without extensions.
+pub const PACKET: usize = 48;
+/// Seconds from 1900 to 1970.
+const NTP_TO_UNIX: u64 = 2_208_988_800;
+
+/// The server has no time to give (stratum 0, a kiss of death).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the master's clock is not set")]
+pub struct NotSet;
+
+/// A request. What stands in its Transmit Timestamp comes back as Originate Timestamp, and so tells its
+/// answer from others.
+pub fn request(mark: [u8; 8]) -> [u8; PACKET] {
+    let mut request = [0; PACKET];
+    // Version 4, mode 3 (client).
+    request[0] = 0x23;
+    request[40..].copy_from_slice(&mark);
+    request
+}
+
+/// The time since 1970 that an answer to the request with this mark gives; `None` for what is no answer
+/// to it.
+pub fn answer(packet: &[u8], mark: [u8; 8]) -> Option<Result<Duration, NotSet>> {
+    let packet: &[u8; PACKET] = packet.first_chunk()?;
+    if packet[24..32] != mark || packet[0] & 7 != 4 {
+        return None;
+    }
+    if packet[1] == 0 {
+        return Some(Err(NotSet));
+    }
+    let field = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+    let seconds = u64::from(field(40));
+    // The era that begins in 2036 (RFC 4330, section 3).
+    let seconds = if seconds < NTP_TO_UNIX { seconds + (1 << 32) } else { seconds };
+    let nanos = (u64::from(field(44)) * 1_000_000_000) >> 32;
+    Some(Ok(Duration::from_secs(seconds - NTP_TO_UNIX) + Duration::from_nanos(nanos)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_told_by_its_mark_and_the_eras_follow_each_other() {
+        let mark = *b"the mark";
+        let mut packet = request(*b"whatever");
+        (packet[0], packet[1]) = (0x24, 1);
+        packet[24..32].copy_from_slice(&mark);
+        packet[40..48].copy_from_slice(&[0x83, 0xaa, 0x7e, 0x81, 0x80, 0, 0, 0]);
+        assert_eq!(answer(&packet, mark), Some(Ok(Duration::from_millis(1500))));
+        packet[40..48].copy_from_slice(&[0; 8]);
+        assert_eq!(answer(&packet, mark), Some(Ok(Duration::from_secs((1 << 32) - NTP_TO_UNIX))));
+        assert_eq!(answer(&packet, *b"no mark "), None);
+        assert_eq!(answer(&packet[..47], mark), None);
+        packet[1] = 0;
+        assert_eq!(answer(&packet, mark), Some(Err(NotSet)));
+        packet[0] = 0x23;
+        assert_eq!(answer(&packet, mark), None, "a client's");
+    }
+}
