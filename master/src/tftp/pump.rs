@@ -8,8 +8,9 @@
 //!
 //! A session has a connected socket of its own, so its port is fresh (the TID of RFC 1350), strangers'
 //! packets never reach it, and the kernel keeps its route and tells when the client's port is closed. One
-//! socket for all sessions, with recvmmsg and sendmmsg, would move a quarter more blocks with many lock-step
-//! clients, and give up all of that.
+//! socket for all, with recvmmsg and sendmmsg, would move more blocks for many lock-step clients
+//! (SPECIFICATION.md), and give up all of that; and packets that wait for a vanished client's hardware
+//! address would fill the send buffer of everyone.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
