@@ -21,6 +21,10 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// It is not the caller's to open.
+    #[error("only root and the service's own user may ask the master at {}", .0.display())]
+    #[diagnostic(help("run it as root, with sudo"))]
+    NotAllowed(PathBuf),
     /// It ended before the answer did.
     #[error("the connection to the master broke: {0}")]
     Broken(#[from] std::io::Error),
@@ -98,8 +102,10 @@ type Answer = (BufReader<UnixStream>, Option<u64>);
 
 /// Sends one request (HTTP/1.0, so that the answer is never chunked) and reads the head of the answer.
 fn send(socket: &Path, method: &str, target: &str, json: &[u8]) -> Result<Answer, Error> {
-    let mut stream =
-        UnixStream::connect(socket).map_err(|source| Error::Connect { path: socket.into(), source })?;
+    let mut stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
+        std::io::ErrorKind::PermissionDenied => Error::NotAllowed(socket.into()),
+        _ => Error::Connect { path: socket.into(), source },
+    })?;
     // In one piece: a master that refuses without a look at the body closes as soon as it has answered.
     let head = format!(
         "{method} {target} HTTP/1.0\r\nHost: tesela\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",

@@ -40,25 +40,25 @@ impl Depmod {
     pub fn parse(dep: &str, softdep: &str, alias: &str, builtin: &str) -> Self {
         let mut all = Self::default();
         for (file, dependencies) in dep.lines().filter_map(|line| line.split_once(':')) {
-            let dependencies = dependencies.split_ascii_whitespace().map(module_name).collect();
-            all.modules.insert(module_name(file), (file.to_owned(), dependencies));
+            let dependencies = dependencies.split_ascii_whitespace().filter_map(module_name).collect();
+            all.modules.extend(module_name(file).map(|name| (name, (file.to_owned(), dependencies))));
         }
         for line in softdep.lines() {
             let mut words = line.split_ascii_whitespace();
             let (Some("softdep"), Some(name)) = (words.next(), words.next()) else { continue };
             let before = words.skip_while(|word| *word != "pre:").skip(1).take_while(|word| *word != "post:");
-            let before: Vec<String> = before.map(module_name).collect();
-            if let Some((_, dependencies)) = all.modules.get_mut(&module_name(name)) {
+            let before: Vec<String> = before.filter_map(module_name).collect();
+            if let Some((_, dependencies)) = module_name(name).and_then(|name| all.modules.get_mut(&name)) {
                 dependencies.splice(0..0, before);
             }
         }
         for line in alias.lines() {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             if let ["alias", pattern, name] = words.as_slice() {
-                all.aliases.push(((*pattern).to_owned(), module_name(name)));
+                all.aliases.extend(module_name(name).map(|name| ((*pattern).to_owned(), name)));
             }
         }
-        all.builtin = builtin.lines().map(module_name).collect();
+        all.builtin = builtin.lines().filter_map(module_name).collect();
         all
     }
 
@@ -87,11 +87,13 @@ impl Depmod {
     }
 }
 
-/// The name of the module in a file, or a name as depmod writes it.
-pub fn module_name(file: &str) -> String {
+/// The name of the module in a file, or a name as depmod writes it; `None` where it is none: a word of the
+/// initramfs's list is due.
+pub fn module_name(file: &str) -> Option<String> {
     let name = file.rsplit('/').next().unwrap_or(file);
     let name = name.split_once(".ko").map_or(name, |(name, _)| name);
-    name.replace('-', "_")
+    let is_word = !name.is_empty() && !name.contains(char::is_whitespace);
+    is_word.then(|| name.replace('-', "_"))
 }
 
 #[cfg(test)]
@@ -109,6 +111,13 @@ mod tests {
         assert_eq!(all.modules["a_b"].0, "kernel/a-b.ko.xz");
         assert_eq!(all.closure(["a_b"]), ["a_b", "c", "crc32c_generic"].into());
         assert!(all.builtin.contains("ext4"));
+        let odd = Depmod::parse("k/: k/a.ko\nk/a b.ko:\nk/a.ko: .ko\n", "", "alias x:y .ko\n", "k/\n");
+        assert_eq!(
+            odd.modules,
+            [("a".to_owned(), ("k/a.ko".to_owned(), Vec::new()))].into(),
+            "names are words"
+        );
+        assert!(odd.aliases.is_empty() && odd.builtin.is_empty());
         assert_eq!(all.aliases[0], ("pci:v1*".to_owned(), "a_b".to_owned()));
     }
 }
