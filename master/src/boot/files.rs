@@ -158,7 +158,14 @@ impl Site {
         known: &str,
         unknown: &str,
     ) -> Result<File, FileError> {
-        let generation = self.current();
+        let mut generation = self.current();
+        if generation.cluster.master.unknown == Unknown::Boot
+            && generation.node_of(mac, uuid).is_none()
+            && self.inventory.machine(mac).is_some()
+        {
+            // Its firmware may be faster than the thread that takes it in.
+            generation = self.adopt(mac).map_err(|error| FileError::Ours(error.to_string()))?;
+        }
         let Some(node) = generation.node_of(mac, uuid).filter(|node| boots_from_network(node)) else {
             return match generation.cluster.master.unknown {
                 Unknown::Ignore => Err(FileError::NotFound),
@@ -169,8 +176,9 @@ impl Site {
             IpAddr::V4(address) => address,
             IpAddr::V6(_) => return Err(FileError::Refused("the cluster's network is IPv4".into())),
         };
-        // With fixed addresses a script, and the token in it, goes to nobody else's address.
-        if let Some(other) = self.node_at(peer).filter(|name| *name != node.name) {
+        // A script, and the token in it, goes to no other node's address.
+        let other = if self.is_at(node, mac, peer) { None } else { self.node_at(peer) };
+        if let Some(other) = other.filter(|name| *name != node.name) {
             return Err(FileError::Refused(format!(
                 "{peer} is the address of {other}, and {mac} is {}",
                 node.name

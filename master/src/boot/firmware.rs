@@ -1,6 +1,6 @@
 //! Which loader a firmware is sent. Pure.
 
-use crate::cluster::Loader;
+use crate::cluster::{DhcpMode, Loader};
 
 /// A machine's firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +55,11 @@ pub const IPXE_BIOS: &str = "undionly.kpxe";
 /// The next file for a machine.
 ///
 /// `auto` sends shim and GRUB to every UEFI machine that boots by PXE: signed from end to end, so Secure
-/// Boot needs no setting, and 14 s against 36 s to the initramfs where it was measured. By HTTP Boot it sends
-/// iPXE, for Debian's signed GRUB speaks no HTTP.
-pub fn next(firmware: Firmware, program: Program, loader: Loader) -> Next {
+/// Boot needs no setting, and 14 s against 36 s to the initramfs where it was measured. Beside another
+/// DHCP server it sends iPXE: Debian 12's GRUB looks for its files where that server's `siaddr` points,
+/// whatever a proxy offers. By HTTP Boot it sends
+/// iPXE, for Debian's signed GRUB speaks no HTTP; so Secure Boot goes by PXE only.
+pub fn next(firmware: Firmware, program: Program, loader: Loader, dhcp: DhcpMode) -> Next {
     match (program, firmware, loader) {
         (Program::Stage1 | Program::Other, ..) => Next::Nothing,
         (Program::Ipxe, ..) => Next::Http(IPXE_SCRIPT),
@@ -65,10 +67,13 @@ pub fn next(firmware: Firmware, program: Program, loader: Loader) -> Next {
         (_, Firmware::Bios, Loader::Grub) => {
             Next::Refuse("`loader: grub` is for UEFI only; this machine has a BIOS: use `auto` or `ipxe`")
         }
+        (_, Firmware::Uefi, Loader::Auto) if dhcp == DhcpMode::Proxy => Next::Tftp(IPXE_EFI),
         (_, Firmware::Uefi, Loader::Auto | Loader::Grub) => Next::Tftp(SHIM),
         (_, Firmware::Uefi, Loader::Ipxe) => Next::Tftp(IPXE_EFI),
         (_, Firmware::UefiHttp, Loader::Auto | Loader::Ipxe) => Next::Http(IPXE_EFI),
-        (_, Firmware::UefiHttp, Loader::Grub) => Next::Http(SHIM),
+        (_, Firmware::UefiHttp, Loader::Grub) => Next::Refuse(
+            "Debian's signed GRUB speaks no HTTP: use `loader: auto` or `ipxe`, or let the machine boot by PXE",
+        ),
         (_, Firmware::Other, _) => Next::Refuse("its firmware is none of BIOS and 64-bit UEFI"),
     }
 }
@@ -79,13 +84,19 @@ mod tests {
 
     #[test]
     fn every_firmware_gets_its_loader() {
-        let auto = |firmware, program| next(firmware, program, Loader::Auto);
+        let auto = |firmware, program| next(firmware, program, Loader::Auto, DhcpMode::Authoritative);
         assert_eq!(auto(Firmware::Bios, Program::Firmware), Next::Tftp("undionly.kpxe"));
         assert_eq!(auto(Firmware::Uefi, Program::Firmware), Next::Tftp("shimx64.efi"));
         assert_eq!(auto(Firmware::UefiHttp, Program::Firmware), Next::Http("ipxe.efi"));
         assert!(matches!(auto(Firmware::Other, Program::Firmware), Next::Refuse(_)));
         assert_eq!(auto(Firmware::Bios, Program::Ipxe), Next::Http("boot.ipxe"));
         assert_eq!(auto(Firmware::Uefi, Program::Stage1), Next::Nothing);
-        assert!(matches!(next(Firmware::Bios, Program::Firmware, Loader::Grub), Next::Refuse(_)));
+        let beside = |loader| next(Firmware::Uefi, Program::Firmware, loader, DhcpMode::Proxy);
+        assert_eq!(beside(Loader::Auto), Next::Tftp("ipxe.efi"));
+        assert_eq!(beside(Loader::Grub), Next::Tftp("shimx64.efi"));
+        for firmware in [Firmware::Bios, Firmware::UefiHttp] {
+            let grub = next(firmware, Program::Firmware, Loader::Grub, DhcpMode::Authoritative);
+            assert!(matches!(grub, Next::Refuse(_)));
+        }
     }
 }

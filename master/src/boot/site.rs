@@ -13,7 +13,7 @@ use crate::inventory::{Inventory, Machine, Sighting, Timestamp};
 use crate::render::{self, RenderedFile};
 
 use super::context::{self, Held};
-use super::{Generation, Rebase};
+use super::{Generation, Rebase, neighbour};
 
 /// Where a master's files are.
 #[derive(Clone, Debug)]
@@ -326,6 +326,20 @@ impl Site {
     fn held(&self) -> Held {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.iter().map(|(name, (address, _))| (name.clone(), *address)).collect()
+    }
+
+    /// Whether the machine `mac` may act as `node` from `peer`: the node's fixed address, or the one that it
+    /// holds. Where nobody has told us of that (another DHCP server gave it), the wire says whose it is,
+    /// and the node holds it from then on.
+    pub fn is_at(&self, node: &Node, mac: Mac, peer: Ipv4Addr) -> bool {
+        if self.address_of(node) == Some(peer) {
+            return true;
+        }
+        let is_its_own = node.address.is_none() && neighbour(peer.into()) == Some(mac);
+        if is_its_own {
+            self.hold(&node.name, peer, None);
+        }
+        is_its_own
     }
 
     /// The address of a node: its fixed one, or the one that it holds.

@@ -133,6 +133,9 @@ impl Engine {
             MessageType::Release => &self.counters.release,
             MessageType::Inform => &self.counters.inform,
         });
+        if received.port == Port::BootServer {
+            count(&self.counters.boot_server);
+        }
         let client = Client::of(&request);
         let (outcome, answer) = self.answer(policy, received, &request, &client);
         match outcome {

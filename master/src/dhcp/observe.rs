@@ -122,6 +122,8 @@ counters! {
     ack,
     /// DHCPNAK sent.
     nak,
+    /// Requests to port 4011, where a ROM asks a proxyDHCP server for its boot file.
+    boot_server,
     /// Requests not answered.
     silent,
     /// Offers of an address that no ARP probe had checked.

@@ -225,6 +225,9 @@ fn archive(files: &[RenderedFile]) -> io::Result<Bytes> {
         let path = file.path.trim_start_matches('/');
         let mut head = tar::Header::new_gnu();
         head.set_mode(file.mode);
+        // Left out they are no numbers, and nobody could unpack the file as its owner's.
+        head.set_uid(0);
+        head.set_gid(0);
         match &file.content {
             Content::File(content) => {
                 head.set_size(content.len() as u64);
@@ -297,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_holds_files_and_links() {
+    fn an_archive_holds_files_and_links_of_root() {
         let files = [
             RenderedFile {
                 path: "/etc/hostname".into(),
@@ -312,7 +315,13 @@ mod tests {
         ];
         let bytes = archive(&files).unwrap();
         let mut tar = tar::Archive::new(&bytes[..]);
-        let names: Vec<_> = tar.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned()).collect();
-        assert_eq!(names, [std::path::Path::new("etc/hostname"), std::path::Path::new("etc/localtime")]);
+        let described = |entry: io::Result<tar::Entry<'_, _>>| {
+            let entry = entry.unwrap();
+            let head = entry.header();
+            let path = entry.path().unwrap().display().to_string();
+            (path, head.mode().unwrap(), head.uid().unwrap(), head.gid().unwrap())
+        };
+        let entries: Vec<_> = tar.entries().unwrap().map(described).collect();
+        assert_eq!(entries, [("etc/hostname".into(), 0o644, 0, 0), ("etc/localtime".into(), 0o777, 0, 0)]);
     }
 }

@@ -8,7 +8,6 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use crate::boot::neighbour;
 use crate::cluster::Mac;
 use crate::inventory::Stage;
 
@@ -58,15 +57,12 @@ pub(super) async fn report(
     let Some(node) = generation.node(&report.node) else {
         return (StatusCode::NOT_FOUND, format!("there is no node `{}`\n", report.node));
     };
-    match site.address_of(node) {
-        Some(own) if own == address => {}
-        // Another DHCP server gave the address: the wire says whose it is.
-        None if neighbour(peer.ip()) == Some(report.mac)
-            && generation.node_of(report.mac, None).is_some_and(|n| n.name == node.name) =>
-        {
-            site.hold(&node.name, address, None);
-        }
-        _ => return (StatusCode::FORBIDDEN, format!("{address} is not the address of {}\n", node.name)),
+    let known = generation.node_of(report.mac, None).is_some_and(|other| other.name == node.name)
+        // One that is known by its UUID: the MAC is that of this boot's beginning.
+        || site.inventory.node(&node.name).and_then(|state| state.mac) == Some(report.mac);
+    if !known || !site.is_at(node, report.mac, address) {
+        let text = format!("{} at {address} is not {}\n", report.mac, node.name);
+        return (StatusCode::FORBIDDEN, text);
     }
     if matches!(report.stage, ReportedStage::Stage1) && report.detail.is_none() {
         let (site, name) = (Arc::clone(site), node.name.clone());
@@ -86,7 +82,10 @@ pub(super) async fn report(
         ReportedStage::Agent => (Stage::Agent, "its agent was started"),
     };
     match &detail {
-        Some(why) if why.starts_with("failed") => site.inventory.failed(&node.name, why),
+        // Of the stage that it did not reach.
+        Some(why) if why.starts_with("failed") => {
+            site.inventory.failed(&node.name, &format!("{} {why}", stage.name()));
+        }
         _ => {
             let sighting = site.sighting(report.mac, None, Some(address));
             site.inventory.reached(&node.name, stage, &sighting, detail.as_deref().unwrap_or(text));

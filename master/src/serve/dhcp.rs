@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::boot::firmware::{self, Firmware, Next, Program};
 use crate::boot::{Generation, Site};
-use crate::cluster::{Boot, Cluster, Loader, Mac, Node, Unknown};
+use crate::cluster::{Boot, Cluster, DhcpMode, Loader, Mac, Node, Unknown};
 use crate::dhcp::{
     self, Arch, BootFile, Client, Config, Decision, Exchange, Kind, LeaseState, Leases, Mode, Network,
     Outcome, Policy, Server, Silence, StartError, Terms,
@@ -93,8 +93,8 @@ fn at_second(seconds: u64) -> Timestamp {
 pub(super) fn config(cluster: &Cluster) -> Config {
     let master = &cluster.master;
     let mode = match master.dhcp {
-        crate::cluster::DhcpMode::Authoritative => Mode::Authoritative,
-        crate::cluster::DhcpMode::Proxy => Mode::Proxy,
+        DhcpMode::Authoritative => Mode::Authoritative,
+        DhcpMode::Proxy => Mode::Proxy,
     };
     Config::new(&master.interface, master.address, mode, master.range)
 }
@@ -152,7 +152,7 @@ impl ByCluster {
     fn boot_file(&self, generation: &Generation, client: &Client<'_>, loader: Loader) -> Option<BootFile> {
         let master = &generation.cluster.master;
         let url = |path: &str| format!("http://{}:{}/{path}", master.address.addr(), master.http_port);
-        match firmware::next(firmware_of(client), program_of(client), loader) {
+        match firmware::next(firmware_of(client), program_of(client), loader, master.dhcp) {
             Next::Tftp(file) => Some(BootFile::Tftp { server: master.address.addr(), file: file.to_owned() }),
             Next::Http(file) if file == firmware::IPXE_SCRIPT => {
                 let uuid = client.uuid.map(|uuid| format!("&uuid={uuid}")).unwrap_or_default();

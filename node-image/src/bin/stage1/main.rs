@@ -53,7 +53,7 @@ fn main() {
         say("this is the first program of a node's initramfs, and runs as process 1 only");
         std::process::exit(2);
     }
-    let mut boot = Boot::default();
+    let mut boot = Boot { stage: "stage1", ..Boot::default() };
     let error = boot.run();
     fail(&boot, &error);
 }
@@ -63,6 +63,8 @@ fn main() {
 struct Boot {
     args: Option<BootArgs>,
     link: Option<Link>,
+    /// The stage that it is on its way to: the one that fails, if any does.
+    stage: &'static str,
     timings: Vec<(&'static str, f64)>,
 }
 
@@ -88,6 +90,7 @@ impl Boot {
         lease::keep(&link).map_err(at("/proc/self/exe"))?;
         self.link = Some(link);
         self.report(&args, "stage1", None);
+        self.stage = "root";
         let keys = std::thread::scope(|scope| {
             let keys = scope.spawn(|| identify(&args));
             let root = mount_root(&args);
@@ -97,6 +100,7 @@ impl Boot {
         keys?;
         self.done("root");
         self.report(&args, "root", None);
+        self.stage = "init";
         let link = self.link.as_ref().ok_or_else(|| BootError::Switch("no link".to_owned()))?;
         handover::write_records(&args, link, &self.timings)
     }
@@ -180,7 +184,7 @@ fn mount_root(args: &BootArgs) -> Result<(), BootError> {
 fn fail(boot: &Boot, error: &BootError) -> ! {
     say(format_args!("this node cannot boot: {error}"));
     if let Some(args) = &boot.args {
-        boot.report(args, "stage1", Some(&format!("failed: {error}")));
+        boot.report(args, boot.stage, Some(&format!("failed: {error}")));
         if args.shell && Path::new("/bin/busybox").exists() {
             let status = Command::new("/bin/busybox").arg("sh").status();
             say(format_args!("the shell ended: {status:?}"));

@@ -154,5 +154,10 @@ fn unpack_rendered(http: Http, node: &str) -> Result<(), BootError> {
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(true);
     archive.set_overwrite(true);
-    archive.unpack(SYSROOT).map_err(at(format!("{SYSROOT} (from {path})")))
+    archive.unpack(SYSROOT).map_err(|error| {
+        // tar tells the file, and keeps what was wrong with it one level down.
+        let why = error.get_ref().and_then(|inner| inner.source()).map(|why| format!(": {why}"));
+        let error = io::Error::other(format!("{error}{}", why.unwrap_or_default()));
+        at(format!("{SYSROOT} (from {path})"))(error)
+    })
 }
