@@ -7,8 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Images are kept here between runs, for they are rebuilt when what they are made of changes.
-pub const STATE: &str = "/var/tmp/tesela-tests";
+/// Images are kept here between runs, for they are rebuilt when what they are made of changes;
+/// `TESELA_TEST_STATE` says another place.
+fn state() -> PathBuf {
+    std::env::var_os("TESELA_TEST_STATE").map_or_else(|| "/var/tmp/tesela-tests".into(), PathBuf::from)
+}
+
+/// The state directory of a lab's master; what it holds of images is there before and after.
+pub fn master_state() -> PathBuf {
+    state().join("lab/master")
+}
+
 /// A command on a node answers in this time, however busy the machine is.
 const COMMAND_LIMIT: &str = "180";
 
@@ -19,9 +28,17 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// A lab of this cluster.yaml; like [`Lab::up`].
+    pub fn of(cluster: &str, words: &[&str]) -> Self {
+        let path = state().join("given.yaml");
+        fs::create_dir_all(state()).unwrap();
+        fs::write(&path, cluster).unwrap();
+        Self::up(&[words, &["--config", path.to_str().unwrap()]].concat())
+    }
+
     /// Begins with nothing but the images of an earlier run, and waits until all nodes are members.
     pub fn up(words: &[&str]) -> Self {
-        let lab = Self { templates: Path::new(STATE).join("templates") };
+        let lab = Self { templates: state().join("templates") };
         lab.tesela(&["lab", "down"]);
         for left in ["nodes", "keys"] {
             remove(&lab.master_state().join(left));
@@ -40,7 +57,7 @@ impl Lab {
 
     /// The state directory of the lab's master.
     pub fn master_state(&self) -> PathBuf {
-        Path::new(STATE).join("lab/master")
+        master_state()
     }
 
     /// Templates that win over the shipped ones.
@@ -52,9 +69,9 @@ impl Lab {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(tesela());
         command
-            .env("TESELA_STATE", STATE)
+            .env("TESELA_STATE", state())
             .env("TESELA_TEMPLATES", &self.templates)
-            .env("TESELA_SOCKET", Path::new(STATE).join("lab/tesela.sock"))
+            .env("TESELA_SOCKET", state().join("lab/tesela.sock"))
             .args(words);
         command
     }
@@ -95,14 +112,34 @@ impl Lab {
         child.wait_with_output().unwrap()
     }
 
-    /// The stage of each node as `tesela node list` has it.
-    pub fn stage(&self, node: &str) -> String {
-        let output = self.tesela(&["node", "list", "--json"]);
+    /// What `tesela` answers as JSON; panics if it fails.
+    pub fn json(&self, words: &[&str]) -> Vec<serde_json::Value> {
+        let output = self.tesela(&[words, &["--json"]].concat());
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "`tesela node list` ended with {}: {stderr}", output.status);
-        let nodes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let found = nodes.as_array().unwrap().iter().find(|other| other["name"] == node).unwrap();
-        found["state"]["stage"].as_str().unwrap_or("none").to_owned()
+        assert!(output.status.success(), "`tesela {words:?}` ended with {}: {stderr}", output.status);
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// A node as `tesela node list` has it.
+    pub fn node(&self, name: &str) -> serde_json::Value {
+        self.json(&["node", "list"]).into_iter().find(|node| node["name"] == name).unwrap()
+    }
+
+    /// The stage of a node as `tesela node list` has it.
+    pub fn stage(&self, node: &str) -> String {
+        self.node(node)["state"]["stage"].as_str().unwrap_or("none").to_owned()
+    }
+
+    /// The history of a node, line by line.
+    pub fn history(&self, node: &str) -> Vec<String> {
+        let text = |event: serde_json::Value| event["text"].as_str().unwrap().to_owned();
+        self.json(&["node", "log", node]).into_iter().map(text).collect()
+    }
+
+    /// What a machine has said on its serial line.
+    pub fn console(&self, machine: &str) -> String {
+        let log = state().join("lab/machines").join(machine).join("console.log");
+        String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned()
     }
 
     /// What happens from now on, as `tesela events` tells it; it ends after `limit`.

@@ -66,12 +66,15 @@ enum Kind {
 #[derive(Args, Debug)]
 pub(crate) struct Up {
     /// How many virtual nodes: the first of cluster.yaml that boot over the network.
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, default_value_t = 2, value_name = "N")]
     nodes: u8,
+    /// How many further machines, which cluster.yaml does not know.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    unknown: u8,
     /// What a virtual node is.
     #[arg(long, value_enum, default_value_t = Kind::Vm)]
     kind: Kind,
-    /// Firmware of the nodes in turn.
+    /// Firmware of the machines in turn, unknown ones behind the nodes.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["bios", "uefi"])]
     firmware: Vec<Firmware>,
     /// Memory of a node in MiB.
@@ -123,12 +126,17 @@ fn up_and_tell(lab: &Lab, common: &Common, up: &Up) -> Result<(), Error> {
             config: (common.config != default).then(|| common.config.clone()),
             templates: common.templates.clone(),
             nodes: up.nodes.into(),
+            unknown: up.unknown.into(),
             firmware: up.firmware.clone(),
             memory: up.memory,
             cpus: up.cpus,
         },
     )?;
     println!("All nodes are members. What to do next:");
+    if up.unknown > 0 {
+        println!("  tesela --socket {} node list --unknown", lab.socket().display());
+        println!("  tesela lab power unknown1 reset            boots a machine again, once it is accepted");
+    }
     println!("  tesela lab ssh n1                          a shell on a node, as root");
     println!("  tesela lab exec --user demo n1 -- hostname    a command on a node, as an ordinary user");
     println!("  tesela --socket {} node list", lab.socket().display());

@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use crate::boot::{Rebase, RebaseHow};
 use crate::cluster::{Mac, NodeSet};
-use crate::inventory::{Event, Machine, Stage, Timestamp, Vitals};
+use crate::inventory::{Event, Stage, Timestamp, Vitals};
 use crate::web::client;
 use crate::web::views::{Accept, Accepted, NodeDetail, NodeView};
 
@@ -94,7 +94,7 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
             table::print(&HEAD, &nodes.iter().map(row).collect::<Vec<_>>());
         }
         Node::List { unknown: true, json } => {
-            let machines: Vec<Machine> = client::get(socket, "/v1/machines")?;
+            let machines = client::unknown(socket)?;
             if *json {
                 return super::print_json(&machines);
             }

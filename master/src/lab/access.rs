@@ -7,8 +7,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+use super::progress::{View, stage_of};
 use super::record::Record;
-use super::{Error, Lab, progress};
+use super::{Error, Lab};
 use crate::keys;
 
 /// The ordinary account of every lab node.
@@ -47,11 +48,15 @@ pub fn ssh(lab: &Lab, node: &str, words: &[OsString]) -> Result<ExitStatus, Erro
 
 fn run(lab: &Lab, node: &str, words: &[OsString]) -> Result<ExitStatus, Error> {
     let record = Record::read(lab)?;
-    record.machine(node)?;
-    let reached = lab.machine_dir(node).join(format!("reached.{}", std::process::id()));
-    let (address, stage) = progress::address_of(lab, node)?;
-    let address = address.ok_or_else(|| Error::NoAddress { name: node.to_owned(), stage: stage.clone() })?;
-    let status = ssh_command(lab, node, address, &reached)
+    let machine = record.machine(lab, node)?;
+    let reached = lab.machine_dir(&machine.name).join(format!("reached.{}", std::process::id()));
+    let view = View::of(lab)?;
+    let seen = view.node_of(machine);
+    let stage = stage_of(seen).to_string();
+    let Some((name, address)) = seen.and_then(|seen| Some((&seen.name, seen.address?))) else {
+        return Err(Error::NoAddress { name: node.to_owned(), stage });
+    };
+    let status = ssh_command(lab, name, address, &reached)
         .args(words)
         .status()
         .map_err(Error::io("run", Path::new("nsenter")))?;

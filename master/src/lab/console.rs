@@ -16,15 +16,16 @@ const ESCAPE: u8 = 0x1d;
 
 /// Attaches to the console of `node` until the escape key, the end of the input, or the machine's end.
 pub fn attach(lab: &Lab, node: &str) -> Result<(), Error> {
-    Record::read(lab)?.machine(node)?;
-    let path = lab.machine_dir(node).join("console.sock");
+    let record = Record::read(lab)?;
+    let directory = lab.machine_dir(&record.machine(lab, node)?.name);
+    let path = directory.join("console.sock");
     let console = UnixStream::connect(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Error::PoweredOff { name: node.to_owned() },
         _ => Error::io("connect to", &path)(error),
     })?;
     eprintln!(
         "Console of {node}: Ctrl-] leaves it. What it said before is in {}.",
-        lab.machine_dir(node).join("console.log").display()
+        directory.join("console.log").display()
     );
     let raw = Raw::enter().map_err(Error::io("set up", "the terminal".as_ref()))?;
     let copied = copy(console);

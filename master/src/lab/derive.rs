@@ -21,7 +21,7 @@ pub fn network_nodes(cluster: &Cluster) -> Vec<&Node> {
 pub fn derive(text: &str, cluster: &Cluster, machines: &[Machine]) -> String {
     let mut nodes = String::from("nodes:\n");
     for node in &cluster.nodes {
-        let machine = machines.iter().find(|machine| machine.node == node.name);
+        let machine = machines.iter().find(|machine| machine.known && machine.name == node.name);
         // A map of strings and lists: JSON is YAML's flow style.
         let _infallible =
             writeln!(nodes, "  {}: {}", node.name, Value::Object(entry(cluster, node, machine)));
@@ -107,7 +107,8 @@ mod tests {
     fn machine(node: &str, last: u8) -> Machine {
         let mac = cluster::Mac([0x52, 0x54, 0, 0, 0, last]);
         let (firmware, tap) = (Firmware::Bios, String::new());
-        Machine { node: node.into(), mac, uuid: cluster::Uuid([1; 16]), firmware, memory: 1, cpus: 1, tap }
+        let uuid = cluster::Uuid([1; 16]);
+        Machine { name: node.into(), known: true, mac, uuid, firmware, memory: 1, cpus: 1, tap }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::accel::Accelerator;
 use super::namespace::Namespace;
-use super::{Error, Lab};
-use crate::cluster::{Mac, Uuid};
+use super::{Error, Lab, other};
+use crate::cluster::{DhcpMode, Mac, Uuid};
 
 pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const OVMF: &str = "/usr/share/OVMF";
@@ -54,8 +54,10 @@ impl Firmware {
 /// A virtual machine of the lab, as the record keeps it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
-    /// The node that it is.
-    pub node: String,
+    /// The node that it is; else a name of the lab's own.
+    pub name: String,
+    /// Whether cluster.yaml knew it when the lab came up.
+    pub known: bool,
     /// Hardware address of its only network card.
     pub mac: Mac,
     /// SMBIOS UUID.
@@ -73,7 +75,7 @@ pub struct Machine {
 impl Machine {
     /// Powers it on in `namespace`. The child is QEMU itself.
     pub fn start(&self, lab: &Lab, namespace: &Namespace, accelerator: Accelerator) -> Result<Child, Error> {
-        let directory = lab.machine_dir(&self.node);
+        let directory = lab.machine_dir(&self.name);
         fs::create_dir_all(&directory).map_err(Error::io("make", &directory))?;
         if let Some((_, fresh)) = self.firmware.ovmf() {
             let variables = directory.join("vars.fd");
@@ -81,7 +83,7 @@ impl Machine {
                 fs::copy(Path::new(OVMF).join(fresh), &variables).map_err(Error::io("write", &variables))?;
             }
         }
-        let said = qemu_log(lab, &self.node);
+        let said = qemu_log(lab, &self.name);
         let log = fs::File::create(&said).map_err(Error::io("write", &said))?;
         let log_too = log.try_clone().map_err(Error::io("write", &said))?;
         namespace
@@ -101,7 +103,7 @@ impl Machine {
             Accelerator::Tcg => ("tcg,thread=multi,tb-size=256", "qemu64,+rdrand"),
         };
         let mut said = vec![
-            format!("-name {},process={}", self.node, self.node),
+            format!("-name {},process={}", self.name, self.name),
             format!("-accel {accel}"),
             format!("-cpu {cpu}"),
             format!("-m {}", self.memory),
@@ -153,7 +155,7 @@ pub fn qemu_log(lab: &Lab, node: &str) -> PathBuf {
 }
 
 /// Fails, naming the package, if something that a lab runs is not installed.
-pub fn check_installed(firmwares: &[Firmware]) -> Result<(), Error> {
+pub fn check_installed(firmwares: &[Firmware], dhcp: DhcpMode) -> Result<(), Error> {
     let mut needed = vec![
         ("/usr/sbin/ip", "iproute2"),
         ("/usr/bin/ssh", "openssh-client"),
@@ -163,6 +165,9 @@ pub fn check_installed(firmwares: &[Firmware]) -> Result<(), Error> {
     ];
     if firmwares.iter().any(|firmware| firmware.ovmf().is_some()) {
         needed.push(("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"));
+    }
+    if dhcp == DhcpMode::Proxy {
+        needed.push((other::DNSMASQ, "dnsmasq-base"));
     }
     match needed.into_iter().find(|(path, _)| !Path::new(path).exists()) {
         Some((path, package)) => Err(Error::Missing(path.into(), package)),

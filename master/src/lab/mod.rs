@@ -3,9 +3,10 @@
 //! `up` takes any cluster.yaml. It makes a namespace with a bridge that bears the name and address of
 //! the cluster's own interface, runs `tesela serve` inside it just as on a real master, and powers on
 //! one virtual machine for each of the first N nodes that boot over the network. Nothing of it reaches
-//! the networks of this machine.
+//! the networks of this machine. Further machines can be unknown to the cluster; a cluster with
+//! `dhcp: proxy` gets another DHCP server in a namespace beside.
 //!
-//! What belongs to a lab is found again by its namespace: every process that `up` starts lives in it,
+//! What belongs to a lab is found again by its namespaces: every process that `up` starts lives in one,
 //! and nothing else does. So `down` needs no record to be right, and cleans up after an `up` that died
 //! half way.
 //!
@@ -17,6 +18,7 @@ mod console;
 mod derive;
 mod machine;
 mod namespace;
+mod other;
 mod power;
 mod progress;
 mod record;
@@ -28,6 +30,7 @@ use std::path::{Path, PathBuf};
 pub use access::{exec, ssh};
 pub use console::attach as console;
 pub use machine::Firmware;
+use namespace::Namespace;
 pub use power::{Power, power};
 pub use up::{UpOptions, down, restart, status, up};
 
@@ -72,12 +75,27 @@ impl Lab {
         self.state.join("machines").join(node)
     }
 
-    fn namespace(&self) -> namespace::Namespace {
+    fn namespace(&self) -> Namespace {
+        Namespace::named(&self.namespace_name())
+    }
+
+    /// Where the other DHCP server of a cluster with `dhcp: proxy` runs.
+    fn other_namespace(&self) -> Namespace {
+        Namespace::named(&format!("{}-dhcp", self.namespace_name()))
+    }
+
+    /// Ends all processes of the lab and removes its networks; `true` if there was anything.
+    fn clear(&self) -> Result<bool, Error> {
+        let other = self.other_namespace().remove()?;
+        Ok(self.namespace().remove()? || other)
+    }
+
+    fn namespace_name(&self) -> String {
         if self.state == Path::new(DEFAULT_STATE) {
-            return namespace::Namespace::named("tesela-lab");
+            return "tesela-lab".to_owned();
         }
         let digest = blake3::hash(self.state.as_os_str().as_encoded_bytes()).to_hex();
-        namespace::Namespace::named(&format!("tesela-lab-{}", &digest[..8]))
+        format!("tesela-lab-{}", &digest[..8])
     }
 }
 
@@ -103,8 +121,10 @@ pub enum Error {
     Cluster(String),
     #[error("{wanted} virtual nodes are asked for, and {} of {} boot over the network: add nodes, or give --nodes {}", .network, .file.display(), .network)]
     TooFewNodes { wanted: usize, network: usize, file: PathBuf },
-    #[error("the lab has no DHCP server but its own: a cluster with `dhcp: proxy` cannot be tried in it")]
-    Proxy,
+    #[error(
+        "the network {network} has no room for another DHCP server and its range: give `master: address:` a wider one"
+    )]
+    NoRoom { network: ipnet::Ipv4Net },
     #[error("the images could not be built ({status}): what is wrong is said above")]
     Image { status: std::process::ExitStatus },
     #[error("`{command}` failed: {stderr}")]

@@ -51,6 +51,20 @@ impl Namespace {
         ip(&["-n", &self.name, "-batch", "-"], &batch)
     }
 
+    /// Makes it as the place of one host: its `eth0` has `address` and leads to a port of `bridge` in `other`.
+    pub fn create_behind(&self, other: &Self, bridge: &str, address: &str) -> Result<(), Error> {
+        ip(&["netns", "add", &self.name], "")?;
+        let end = format!(
+            "link set lo up\n\
+             link add eth0 type veth peer name port0 netns {}\n\
+             addr add {address} broadcast + dev eth0\n\
+             link set eth0 up\n",
+            other.name
+        );
+        ip(&["-n", &self.name, "-batch", "-"], &end)?;
+        ip(&["-n", &other.name, "-batch", "-"], &format!("link set port0 master {bridge} up\n"))
+    }
+
     /// A command that runs `program` inside, in a session of its own so that no terminal's end reaches it.
     pub fn detached(&self, program: &std::ffi::OsStr) -> Command {
         let mut command = Command::new("setsid");

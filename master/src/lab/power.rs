@@ -23,24 +23,24 @@ pub enum Power {
 /// Works the power switch of `node`.
 pub fn power(lab: &Lab, node: &str, power: Power) -> Result<(), Error> {
     let record = Record::read(lab)?;
-    let machine = record.machine(node)?;
+    let machine = record.machine(lab, node)?;
     match power {
-        Power::Off => qmp(lab, node, "quit"),
-        Power::Reset => qmp(lab, node, "system_reset"),
-        Power::On if is_on(lab, node) => Err(Error::PoweredOn { name: node.to_owned() }),
+        Power::Off => qmp(lab, &machine.name, "quit"),
+        Power::Reset => qmp(lab, &machine.name, "system_reset"),
+        Power::On if is_on(lab, &machine.name) => Err(Error::PoweredOn { name: node.to_owned() }),
         Power::On => machine.start(lab, &lab.namespace(), record.accelerator).map(|_child| ()),
     }
 }
 
 /// Whether the machine's QEMU runs.
-pub fn is_on(lab: &Lab, node: &str) -> bool {
-    UnixStream::connect(lab.machine_dir(node).join("qmp.sock")).is_ok()
+pub fn is_on(lab: &Lab, machine: &str) -> bool {
+    UnixStream::connect(lab.machine_dir(machine).join("qmp.sock")).is_ok()
 }
 
-fn qmp(lab: &Lab, node: &str, command: &str) -> Result<(), Error> {
-    let path = lab.machine_dir(node).join("qmp.sock");
+fn qmp(lab: &Lab, machine: &str, command: &str) -> Result<(), Error> {
+    let path = lab.machine_dir(machine).join("qmp.sock");
     let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Error::PoweredOff { name: node.to_owned() },
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Error::PoweredOff { name: machine.to_owned() },
         _ => Error::io("connect to", &path)(error),
     })?;
     let talk = || -> std::io::Result<()> {

@@ -1,9 +1,7 @@
 //! Where every node of a lab is, shown while it boots.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -12,7 +10,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::machine::{Machine, qemu_log};
 use super::{Error, Lab};
-use crate::inventory::Stage;
+use crate::cluster::{Mac, Unknown};
+use crate::inventory::{self, Stage, Timestamp};
 use crate::web::client;
 use crate::web::views::NodeView;
 
@@ -20,23 +19,42 @@ use crate::web::views::NodeView;
 const POLL: Duration = Duration::from_millis(250);
 /// Lines of its console shown of a node that is stuck.
 const TAIL_LINES: usize = 12;
+/// What `unknown: register` makes of a machine.
+const REGISTERED: &str = "registered";
 
-/// The stage of every node that the master heard of.
-pub fn stages(lab: &Lab) -> Result<BTreeMap<String, NodeView>, Error> {
-    let socket = lab.socket();
-    let nodes =
-        client::nodes(&socket).map_err(|error| Error::MasterSilent { reason: error.to_string(), socket })?;
-    Ok(nodes.into_iter().map(|node| (node.name.clone(), node)).collect())
+/// What the lab's master knows at one moment.
+pub struct View {
+    nodes: Vec<NodeView>,
+    unknown: Vec<inventory::Machine>,
 }
 
-/// The address at which a node answers now, and its stage.
-pub fn address_of(lab: &Lab, node: &str) -> Result<(Option<Ipv4Addr>, String), Error> {
-    let seen = stages(lab)?.remove(node);
-    Ok((seen.as_ref().and_then(|seen| seen.address), stage_of(seen.as_ref()).to_string()))
+impl View {
+    pub fn of(lab: &Lab) -> Result<Self, Error> {
+        let socket = lab.socket();
+        client::nodes(&socket)
+            .and_then(|nodes| Ok(Self { nodes, unknown: client::unknown(&socket)? }))
+            .map_err(|error| Error::MasterSilent { reason: error.to_string(), socket })
+    }
+
+    /// The node that a virtual machine is: an unknown one becomes one once it is accepted.
+    pub fn node_of(&self, machine: &Machine) -> Option<&NodeView> {
+        self.nodes.iter().find(|node| node.mac == Some(machine.mac))
+    }
+
+    /// The hardware address of the machine that is this node.
+    pub fn mac_of(&self, node: &str) -> Option<Mac> {
+        self.nodes.iter().find(|other| other.name == node)?.mac
+    }
+
+    /// When a machine that is no node was seen last.
+    pub fn seen(&self, machine: &Machine) -> Option<Timestamp> {
+        self.unknown.iter().find(|other| other.mac == machine.mac).map(|seen| seen.last_seen)
+    }
 }
 
-fn stage_of(seen: Option<&NodeView>) -> Stage {
-    match seen.and_then(|seen| seen.state.as_ref()).map(|state| state.stage) {
+/// Where this node's boot is.
+pub fn stage_of(node: Option<&NodeView>) -> Stage {
+    match node.and_then(|node| node.state.as_ref()).map(|state| state.stage) {
         // A node whose agent is gone is what an earlier run left in the inventory.
         None | Some(Stage::Silent | Stage::Down) => Stage::Powered,
         Some(stage) => stage,
@@ -47,30 +65,33 @@ fn stage_of(seen: Option<&NodeView>) -> Stage {
 pub struct Started {
     pub master: Child,
     pub machines: Vec<(Machine, Child)>,
+    /// What the cluster does with machines that it does not know.
+    pub unknown: Unknown,
 }
 
-/// Waits until all nodes are members, showing each stage; the time that each took.
+/// Waits until all nodes are members, and the unknown machines what the cluster makes of them: members,
+/// or registered. Shows each stage, and the time that each took.
 ///
 /// A node that stays in one stage for longer than its limit ends the waiting once no other node moves
 /// either; the error tells of each.
 pub fn until_members(lab: &Lab, started: &mut Started) -> Result<(), Error> {
-    let mut board = Board::new(started.machines.iter().map(|(machine, _)| machine));
+    let mut board = Board::new(started);
     loop {
         if let Some(status) = started.master.try_wait().map_err(Error::io("wait for", &lab.master_log()))? {
             return Err(master_ended(lab, &status.to_string()));
         }
         for (machine, child) in &mut started.machines {
-            let said = qemu_log(lab, &machine.node);
+            let said = qemu_log(lab, &machine.name);
             if let Some(status) = child.try_wait().map_err(Error::io("wait for", &said))? {
-                let (name, status) = (machine.node.clone(), status.to_string());
+                let (name, status) = (machine.name.clone(), status.to_string());
                 return Err(Error::MachineEnded { name, status, said: tail(&said, TAIL_LINES) });
             }
         }
-        board.update(&stages(lab)?);
-        if board.rows.iter().all(|row| row.stage == Stage::Member) {
+        board.update(&View::of(lab)?);
+        if board.rows.iter().all(|row| row.arrived) {
             return Ok(());
         }
-        if board.rows.iter().all(|row| row.stage == Stage::Member || row.is_stuck()) {
+        if board.rows.iter().all(|row| row.arrived || row.is_stuck()) {
             return Err(Error::Stuck(board.stuck(lab)));
         }
         std::thread::sleep(POLL);
@@ -100,14 +121,20 @@ fn tail(log: &Path, count: usize) -> String {
 /// Every node's stage, on a terminal as a line that lives, else as a line a change.
 struct Board {
     begun: Instant,
+    /// The same moment by the clock that the inventory goes by.
+    since: Timestamp,
     bars: Option<MultiProgress>,
     rows: Vec<Row>,
 }
 
 struct Row {
-    node: String,
+    machine: Machine,
+    /// Seen is enough: the cluster boots no machine that it does not know.
+    only_seen: bool,
     stage: Stage,
     since: Instant,
+    /// Nothing more is waited for.
+    arrived: bool,
     failure: Option<String>,
     bar: Option<ProgressBar>,
 }
@@ -116,66 +143,89 @@ impl Row {
     fn is_stuck(&self) -> bool {
         self.stage.limit().is_some_and(|limit| self.since.elapsed() > limit)
     }
+
+    fn tell(&self, what: &'static str, position: Stage, seconds: f32) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(position as u64);
+                bar.set_message(what);
+                if self.arrived {
+                    bar.finish();
+                }
+            }
+            None => eprintln!("{}: {what} ({seconds:.1} s)", self.machine.name),
+        }
+    }
 }
 
 impl Board {
-    fn new<'a>(machines: impl Iterator<Item = &'a Machine>) -> Self {
+    fn new(started: &Started) -> Self {
         let begun = Instant::now();
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        let machines = started.machines.iter().map(|(machine, _)| machine);
         let rows = machines
+            // A machine that is not answered is never heard of.
+            .filter(|machine| machine.known || started.unknown != Unknown::Ignore)
             .map(|machine| {
                 let bar = bars.as_ref().map(|bars| {
                     let bar = bars.add(ProgressBar::new(Stage::Member as u64));
                     bar.set_style(style());
-                    bar.set_prefix(format!("{} ({})", machine.node, machine.firmware.name()));
+                    bar.set_prefix(format!("{} ({})", machine.name, machine.firmware.name()));
                     bar.set_message(Stage::Powered.name());
                     bar.enable_steady_tick(POLL);
                     bar
                 });
-                Row { node: machine.node.clone(), stage: Stage::Powered, since: begun, failure: None, bar }
+                Row {
+                    machine: machine.clone(),
+                    only_seen: !machine.known && started.unknown == Unknown::Register,
+                    stage: Stage::Powered,
+                    since: begun,
+                    arrived: false,
+                    failure: None,
+                    bar,
+                }
             })
             .collect();
-        Self { begun, bars, rows }
+        Self { begun, since: Timestamp::now(), bars, rows }
     }
 
-    fn update(&mut self, seen: &BTreeMap<String, NodeView>) {
+    fn update(&mut self, view: &View) {
         let seconds = self.begun.elapsed().as_secs_f32();
         for row in &mut self.rows {
-            let state = seen.get(&row.node).and_then(|seen| seen.state.as_ref());
-            let failure = state.and_then(|state| state.failure.clone());
-            if failure.is_some() && failure != row.failure {
-                self.bars.as_ref().map_or_else(
-                    || eprintln!("{}: {}", row.node, failure.as_deref().unwrap_or_default()),
-                    |bars| {
-                        bars.suspend(|| eprintln!("{}: {}", row.node, failure.as_deref().unwrap_or_default()))
-                    },
-                );
+            let name = &row.machine.name;
+            if row.only_seen {
+                // An earlier run may have left it in the inventory.
+                if !row.arrived && view.seen(&row.machine).is_some_and(|seen| seen >= self.since) {
+                    row.arrived = true;
+                    row.tell(REGISTERED, Stage::Member, seconds);
+                }
+                continue;
+            }
+            let node = view.node_of(&row.machine);
+            let failure = node.and_then(|node| node.state.as_ref()).and_then(|state| state.failure.clone());
+            if let Some(why) = failure.as_ref().filter(|_| failure != row.failure) {
+                let tell = || eprintln!("{name}: {why}");
+                self.bars.as_ref().map_or_else(tell, |bars| bars.suspend(tell));
             }
             row.failure = failure;
-            let stage = stage_of(seen.get(&row.node));
+            let stage = stage_of(node);
             if stage == row.stage {
                 continue;
             }
             (row.stage, row.since) = (stage, Instant::now());
-            match &row.bar {
-                Some(bar) => {
-                    bar.set_position(stage as u64);
-                    bar.set_message(stage.name());
-                    if stage == Stage::Member {
-                        bar.finish();
-                    }
-                }
-                None => eprintln!("{}: {stage} ({seconds:.1} s)", row.node),
-            }
+            row.arrived = stage == Stage::Member;
+            row.tell(stage.name(), stage, seconds);
         }
     }
 
     fn stuck(&self, lab: &Lab) -> String {
         let mut text = String::new();
         for row in &self.rows {
-            let _infallible = write!(text, "  {}: {}", row.node, row.stage);
-            if row.stage != Stage::Member {
-                let log = lab.machine_dir(&row.node).join("console.log");
+            let registered = row.only_seen && row.arrived;
+            let state = if registered { REGISTERED } else { row.stage.name() };
+            let _infallible = write!(text, "  {}: {state}", row.machine.name);
+            if !row.arrived {
+                let log = lab.machine_dir(&row.machine.name).join("console.log");
                 let _infallible = write!(text, " for {} s", row.since.elapsed().as_secs());
                 if let Some(failure) = &row.failure {
                     let _infallible = write!(text, ": {failure}");

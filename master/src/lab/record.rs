@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accel::Accelerator;
 use super::machine::Machine;
+use super::progress::View;
 use super::{Error, Lab};
 
 /// The lab as `up` made it.
@@ -13,7 +14,7 @@ use super::{Error, Lab};
 pub struct Record {
     /// How QEMU runs the guests.
     pub accelerator: Accelerator,
-    /// The virtual machines, in the order of the cluster's nodes.
+    /// The virtual machines, in the order of the cluster's nodes; unknown ones behind them.
     pub machines: Vec<Machine>,
 }
 
@@ -39,11 +40,15 @@ impl Record {
         fs::write(&path, text).map_err(Error::io("write", &path))
     }
 
-    /// The machine that is this node.
-    pub fn machine(&self, node: &str) -> Result<&Machine, Error> {
-        self.machines.iter().find(|machine| machine.node == node).ok_or_else(|| Error::UnknownNode {
-            name: node.to_owned(),
-            known: self.machines.iter().map(|machine| machine.node.clone()).collect(),
+    /// The machine of this name, or the one that has become the node of this name since.
+    pub fn machine(&self, lab: &Lab, name: &str) -> Result<&Machine, Error> {
+        if let Some(found) = self.machines.iter().find(|machine| machine.name == name) {
+            return Ok(found);
+        }
+        let became = View::of(lab)?.mac_of(name);
+        self.machines.iter().find(|machine| Some(machine.mac) == became).ok_or_else(|| Error::UnknownNode {
+            name: name.to_owned(),
+            known: self.machines.iter().map(|machine| machine.name.clone()).collect(),
         })
     }
 }

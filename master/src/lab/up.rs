@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::machine::{Firmware, Machine, check_installed};
-use super::progress::{self, Started};
+use super::progress::{self, Started, View};
 use super::record::{Busy, Record};
-use super::{Error, Lab, accel, access, derive, power};
-use crate::cluster::{self, Cluster, DhcpMode, Mac, Node, Uuid};
+use super::{Error, Lab, accel, access, derive, other, power};
+use crate::cluster::{self, Cluster, DhcpMode, Mac, Node, Unknown, Uuid};
 use crate::web::client;
 
 /// How long the lab's master has to answer on its socket.
@@ -31,6 +31,8 @@ pub struct UpOptions {
     pub templates: PathBuf,
     /// How many virtual nodes.
     pub nodes: usize,
+    /// How many further machines, which the cluster does not know.
+    pub unknown: usize,
     /// Their firmware: node by node, and from the first again.
     pub firmware: Vec<Firmware>,
     /// Memory of each in MiB.
@@ -39,7 +41,7 @@ pub struct UpOptions {
     pub cpus: u32,
 }
 
-/// Brings a lab up and waits until all its nodes are members.
+/// Brings a lab up and waits until all its nodes are members, and its unknown machines are seen.
 ///
 /// When they do not become members, or do not answer, the lab stays up, to be looked at; after any other error nothing is
 /// left of it.
@@ -47,14 +49,13 @@ pub fn up(lab: &Lab, options: &UpOptions) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
-    check_installed(&options.firmware)?;
     let _busy = Busy::take(lab)?;
-    let namespace = lab.namespace();
-    if !namespace.processes()?.is_empty() {
+    if !lab.namespace().processes()?.is_empty() {
         return Err(Error::AlreadyUp);
     }
-    namespace.remove()?;
+    lab.clear()?;
     let (cluster, machines) = prepare(lab, options)?;
+    check_installed(&options.firmware, cluster.master.dhcp)?;
     build_images(lab, &cluster, &machines)?;
     let started = start(lab, options, &cluster, machines);
     let watched = started.and_then(|mut started| match progress::until_members(lab, &mut started) {
@@ -62,7 +63,7 @@ pub fn up(lab: &Lab, options: &UpOptions) -> Result<(), Error> {
         stuck => stuck,
     });
     if watched.as_ref().is_err_and(|error| !matches!(error, Error::Stuck(_) | Error::NotReached { .. })) {
-        namespace.remove()?;
+        lab.clear()?;
     }
     watched
 }
@@ -72,7 +73,7 @@ pub fn down(lab: &Lab) -> Result<bool, Error> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
-    let found = lab.namespace().remove()?;
+    let found = lab.clear()?;
     for left in [lab.socket(), lab.state.join("lab.json")] {
         if left.exists() {
             fs::remove_file(&left).map_err(Error::io("remove", &left))?;
@@ -92,18 +93,19 @@ pub fn restart(lab: &Lab, templates: &Path, kill: bool) -> Result<(), Error> {
     await_master(lab, &mut master)
 }
 
-/// Every virtual node: name, firmware, power, stage, address.
+/// Every virtual machine: its name as a node, else its own; firmware, power, stage, address.
 pub fn status(lab: &Lab) -> Result<Vec<[String; 5]>, Error> {
     let record = Record::read(lab)?;
-    let stages = progress::stages(lab)?;
+    let view = View::of(lab)?;
     let row = |machine: &Machine| {
-        let seen = stages.get(&machine.node);
+        let seen = view.node_of(machine);
         let state = seen.and_then(|seen| seen.state.as_ref());
+        let unheard = if view.seen(machine).is_some() { "unknown" } else { "powered" };
         [
-            machine.node.clone(),
+            seen.map_or_else(|| machine.name.clone(), |seen| seen.name.clone()),
             machine.firmware.name().to_owned(),
-            if power::is_on(lab, &machine.node) { "on" } else { "off" }.to_owned(),
-            state.map_or_else(|| "powered".to_owned(), |state| state.stage.to_string()),
+            if power::is_on(lab, &machine.name) { "on" } else { "off" }.to_owned(),
+            state.map_or_else(|| unheard.to_owned(), |state| state.stage.to_string()),
             seen.and_then(|seen| seen.address).map_or_else(|| "-".to_owned(), |address| address.to_string()),
         ]
     };
@@ -117,20 +119,27 @@ fn prepare(lab: &Lab, options: &UpOptions) -> Result<(Cluster, Vec<Machine>), Er
         None => (DEFAULT_CONFIG.to_owned(), PathBuf::from("configs/lab.yaml")),
     };
     let given = parse(&text, &file)?;
-    if given.master.dhcp == DhcpMode::Proxy {
-        return Err(Error::Proxy);
-    }
     let nodes = derive::network_nodes(&given);
     if nodes.len() < options.nodes {
         return Err(Error::TooFewNodes { wanted: options.nodes, network: nodes.len(), file });
     }
     let taken: BTreeSet<Mac> = given.nodes.iter().filter_map(|node| Some(node.mac.as_ref()?.value)).collect();
-    let mut free =
-        (1..=u8::MAX).map(|last| Mac([0x52, 0x54, 0, 0x7e, 0x5e, last])).filter(|mac| !taken.contains(mac));
+    // More than the machines that a lab can be asked for.
+    let mut free = (0x5e01..=u16::MAX)
+        .map(u16::to_be_bytes)
+        .map(|[high, low]| Mac([0x52, 0x54, 0, 0x7e, high, low]))
+        .filter(|mac| !taken.contains(mac));
     let mut machines = Vec::new();
-    for (index, node) in nodes.iter().take(options.nodes).enumerate() {
-        let Some(mac) = node.mac.as_ref().map(|mac| mac.value).or_else(|| free.next()) else { break };
-        machines.push(machine(node, index, mac, options));
+    for node in nodes.iter().take(options.nodes) {
+        let mac = node.mac.as_ref().map(|mac| mac.value).or_else(|| free.next());
+        machines.extend(mac.map(|mac| {
+            let uuid = node.uuid.as_ref().map_or_else(|| uuid_of(mac), |uuid| uuid.value);
+            machine(&node.name, true, mac, uuid, machines.len(), options)
+        }));
+    }
+    let names = (1..).map(|number| format!("unknown{number}")).filter(|name| given.node(name).is_none());
+    for (name, mac) in names.zip(free).take(options.unknown) {
+        machines.push(machine(&name, false, mac, uuid_of(mac), machines.len(), options));
     }
     let derived = derive::derive(&text, &given, &machines);
     let path = lab.config();
@@ -139,11 +148,12 @@ fn prepare(lab: &Lab, options: &UpOptions) -> Result<(Cluster, Vec<Machine>), Er
     Ok((cluster, machines))
 }
 
-fn machine(node: &Node, index: usize, mac: Mac, options: &UpOptions) -> Machine {
+fn machine(name: &str, known: bool, mac: Mac, uuid: Uuid, index: usize, options: &UpOptions) -> Machine {
     Machine {
-        node: node.name.clone(),
+        name: name.to_owned(),
+        known,
         mac,
-        uuid: node.uuid.as_ref().map_or_else(|| uuid_of(mac), |uuid| uuid.value),
+        uuid,
         firmware: options.firmware[index % options.firmware.len()],
         memory: options.memory,
         cpus: options.cpus,
@@ -164,9 +174,14 @@ fn parse(text: &str, file: &Path) -> Result<Cluster, Error> {
 
 /// Builds the images that the machines boot, where they are not there yet.
 fn build_images(lab: &Lab, cluster: &Cluster, machines: &[Machine]) -> Result<(), Error> {
+    // An unknown machine boots, or is accepted, with the profile for such.
+    let for_unknown = cluster.master.unknown_profile.as_ref().and_then(|name| cluster.profiles.get(name));
     let images: BTreeSet<&str> = machines
         .iter()
-        .filter_map(|machine| cluster.node(&machine.node)?.settings().image.value.as_deref())
+        .filter_map(|machine| {
+            let node = cluster.node(&machine.name).filter(|_| machine.known);
+            node.map(Node::settings).or(for_unknown.filter(|_| !machine.known))?.image.value.as_deref()
+        })
         .collect();
     let status = tesela(Command::new(own_program()?), lab)
         .args(["image", "build"])
@@ -200,12 +215,15 @@ fn start(
     let namespace = lab.namespace();
     let taps: Vec<String> = record.machines.iter().map(|machine| machine.tap.clone()).collect();
     namespace.create(&cluster.master.interface, cluster.master.address, &taps)?;
+    if cluster.master.dhcp == DhcpMode::Proxy {
+        other::start(lab, &namespace, &cluster.master.interface, &cluster.master)?;
+    }
     let log = lab.master_log();
     fs::write(&log, "").map_err(Error::io("write", &log))?;
     let mut master = start_master(lab, &options.templates)?;
     await_master(lab, &mut master)?;
     eprintln!(
-        "The master serves {} ({}); {} nodes are powered on ({accelerator}).",
+        "The master serves {} ({}); {} machines are powered on ({accelerator}).",
         cluster.name,
         cluster.master.address,
         record.machines.len()
@@ -214,14 +232,14 @@ fn start(
         .machines
         .into_iter()
         .map(|machine| {
-            let directory = lab.machine_dir(&machine.node);
+            let directory = lab.machine_dir(&machine.name);
             if directory.exists() {
                 fs::remove_dir_all(&directory).map_err(Error::io("remove", &directory))?;
             }
             machine.start(lab, &namespace, accelerator).map(|child| (machine, child))
         })
         .collect::<Result<_, _>>()?;
-    Ok(Started { master, machines })
+    Ok(Started { master, machines, unknown: cluster.master.unknown })
 }
 
 fn start_master(lab: &Lab, templates: &Path) -> Result<Child, Error> {
@@ -255,8 +273,9 @@ fn await_master(lab: &Lab, master: &mut Child) -> Result<(), Error> {
 
 /// Makes the lab's ordinary user on every node, which also shows that commands reach it.
 fn make_users(lab: &Lab, started: &Started) -> Result<(), Error> {
-    for (machine, _) in &started.machines {
-        access::exec(lab, &machine.node, Some(access::USER), &["true".into()])?;
+    let nodes = started.machines.iter().map(|(machine, _)| machine);
+    for machine in nodes.filter(|machine| machine.known || started.unknown == Unknown::Boot) {
+        access::exec(lab, &machine.name, Some(access::USER), &["true".into()])?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::views::NodeView;
+use crate::inventory::Machine;
 
 /// What can go wrong on the way to the master.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -83,6 +84,14 @@ pub fn lines(
 /// [`Error`].
 pub fn nodes(socket: &Path) -> Result<Vec<NodeView>, Error> {
     get(socket, "/v1/nodes")
+}
+
+/// The machines that were seen and are no node, in the order of arrival.
+///
+/// # Errors
+/// [`Error`].
+pub fn unknown(socket: &Path) -> Result<Vec<Machine>, Error> {
+    get(socket, "/v1/machines")
 }
 
 /// A value as a part of a target: all but unreserved characters (RFC 3986 section 2.3) escaped.
