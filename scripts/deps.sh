@@ -8,8 +8,8 @@ run=(build-essential ca-certificates iproute2 openssh-client procps util-linux
      mmdebstrap debian-archive-keyring squashfs-tools zstd xz-utils
      ipxe shim-signed grub-efi-amd64-signed
      qemu-system-x86 ipxe-qemu ovmf seabios dnsmasq-base)
-test=("${run[@]}" busybox-static cpio curl iputils-arping isc-dhcp-client isc-dhcp-relay
-      kea-admin kmod libnfs-utils nftables openssh-server tftp-hpa atftp udhcpc)
+test=("${run[@]}" bc busybox-static cpio curl iputils-arping isc-dhcp-client isc-dhcp-relay
+      kea-admin kmod libnfs-utils nftables openssh-server python3 tftp-hpa atftp udhcpc)
 bench=("${test[@]}" kea-dhcp4-server nfs-ganesha nfs-ganesha-vfs tftpd-hpa)
 
 packages=()

@@ -3,5 +3,6 @@
 
 pub mod agent;
 pub mod enroll;
+pub mod migrate;
 pub mod port;
 pub mod wire;

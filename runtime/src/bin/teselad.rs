@@ -1,6 +1,9 @@
 //! The agent. `teselad [--config FILE]` is a member until SIGTERM or SIGINT; `teselad [--config FILE]
 //! report STAGE` tells the master once how far the boot has come.
 //!
+//! The agent runs itself as `teselad home PID` and `teselad guest`: the two sides of a process that is away.
+//! Each has the connection to the other as descriptor 3, and its keys on the standard input.
+//!
 //! Exit status 0, 1 (failed), 2 (wrong usage).
 
 use std::io::Write;
@@ -9,9 +12,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tesela_runtime::agent::{self, Config};
+use tesela_runtime::migrate;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-const USAGE: &str = "usage: teselad [--config FILE] [report STAGE]";
+const USAGE: &str = "usage: teselad [--config FILE] [report STAGE | home PID | guest]";
 
 /// How long joining waits for a word that only tells how far the boot has come.
 const REPORT_PATIENCE: Duration = Duration::from_secs(2);
@@ -19,16 +23,23 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(2);
 enum Task {
     Member,
     Report(String),
+    Home(i32),
+    Guest,
 }
 
 fn main() -> ExitCode {
     let Some((path, task)) = arguments(std::env::args().skip(1)) else {
         return fail(USAGE, 2);
     };
+    match task {
+        Task::Home(pid) => return side(|| migrate::home_side(pid)),
+        Task::Guest => return side(migrate::guest_side),
+        Task::Member | Task::Report(_) => {}
+    }
     let done = Config::read(&path).map_err(|error| error.to_string()).and_then(|config| match task {
         Task::Report(stage) => agent::report::report(&config, &stage)
             .map_err(|error| format!("cannot report to {}:{}: {error}", config.master, config.http_port)),
-        Task::Member => member(&config).map_err(|error| error.to_string()),
+        Task::Member | Task::Home(_) | Task::Guest => member(&config).map_err(|error| error.to_string()),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,14 +54,29 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Option<(PathBuf, Task)>
         match word.as_str() {
             "--config" => path = words.next()?.into(),
             "report" => task = Task::Report(words.next()?),
+            "home" => task = Task::Home(words.next()?.parse().ok()?),
+            "guest" => task = Task::Guest,
             _ => return None,
         }
     }
     Some((path, task))
 }
 
-fn member(config: &Config) -> std::io::Result<()> {
+/// One side of a process that is away.
+fn side(serve: impl FnOnce() -> Result<(), migrate::SideError>) -> ExitCode {
+    log();
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+fn log() {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
+}
+
+fn member(config: &Config) -> std::io::Result<()> {
+    log();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

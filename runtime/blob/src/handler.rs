@@ -1,0 +1,246 @@
+//! The shim's heart: what happens when the program makes a system call that the filter catches.
+
+use tesela_shim::layout::{CONTROL_GONE, CONTROL_PARKED, Control, IN_CALL, MAKING, NEW, PARKED, Process, RUNNING, SLOT, Thread};
+use tesela_shim::table::{self, Arg, Class};
+use tesela_shim::wire::{KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_GO_HOME};
+
+use crate::channel::{self, CarryError};
+use crate::frame::Context;
+use crate::marshal::{MarshalError, Message};
+use crate::sys::{self, nr};
+use crate::{children, signals};
+
+/// Calls that are local by their arguments, and that the filter lets the shim make: clock_gettime,
+/// getitimer, setitimer, arch_prctl.
+const OF_ITSELF: [u64; 4] = [228, 36, 38, 158];
+
+/// What becomes of a call.
+pub enum Outcome {
+    /// It returns this.
+    Returns(i64),
+    /// It is made again: at once, or once the signals have been handled that wait.
+    Again,
+    /// The frame has been changed, and is what the program goes on with.
+    Framed,
+    /// The process goes home first.
+    GoHome,
+}
+
+/// The answer to SIGSYS (`SA_SIGINFO`): every signal is blocked but those of a fault.
+pub extern "C" fn on_sigsys(_signal: i32, _info: *mut u64, context: *mut Context) {
+    let thread = this_thread();
+    // SAFETY: the kernel's frame, which is ours until we return.
+    let context = unsafe { &mut *context };
+    let call = context.rax;
+    let args = [context.rdi, context.rsi, context.rdx, context.r8[2], context.r8[0], context.r8[1]];
+    thread.context = core::ptr::from_mut(context) as u64;
+    match dispatch(thread, context, call, args) {
+        Outcome::Returns(value) => context.rax = value as u64,
+        Outcome::Again => again(context, call),
+        Outcome::Framed => {}
+        Outcome::GoHome => {
+            again(context, call);
+            go_home(thread);
+        }
+    }
+    finish(thread);
+}
+
+/// The slot at whose stack this runs.
+pub fn this_thread() -> &'static mut Thread {
+    let here = 0_u8;
+    let slot = (&raw const here as u64) & !(SLOT - 1);
+    // SAFETY: the shim runs on its slots' stacks only, and a slot is one thread's.
+    unsafe { &mut *(slot as *mut Thread) }
+}
+
+/// The part that the thread's process has for all its threads.
+pub fn process_of(thread: &Thread) -> &'static mut Process {
+    // SAFETY: it outlives the threads; what threads change in it together they change one word at a time.
+    unsafe { &mut *(thread.process as *mut Process) }
+}
+
+/// Back to the `syscall` instruction, which is two octets long.
+fn again(context: &mut Context, call: u64) {
+    context.rip -= 2;
+    context.rax = call;
+}
+
+fn dispatch(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6]) -> Outcome {
+    let Some((class, spec)) = table::look_up(call, &args) else { return Outcome::GoHome };
+    match class {
+        Class::Shim => signals::emulate(thread, context, call, args)
+            .unwrap_or_else(|| forward(thread, context, call, args, spec)),
+        Class::Home => own_descriptors(thread, call, args)
+            .map_or_else(|args| forward(thread, context, call, args, spec), Outcome::Returns),
+        Class::Both => both(thread, context, call, args),
+        // The filter lets a local call through that is one by its number; these are by their arguments.
+        // SAFETY: the program's own call.
+        Class::Local if OF_ITSELF.contains(&call) => Outcome::Returns(unsafe { sys::call(call, args) }),
+        Class::Local | Class::GoHome => Outcome::GoHome,
+    }
+}
+
+fn both(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6]) -> Outcome {
+    match call {
+        nr::CLONE | nr::FORK | nr::VFORK | nr::CLONE3 => children::make(thread, context, call, args),
+        nr::EXIT | nr::EXIT_GROUP => exit(thread, call, args),
+        nr::MMAP => map_file(thread, context, args),
+        _ => Outcome::GoHome,
+    }
+}
+
+/// The descriptors of the channels are not there for the program: `Ok` is the answer, `Err` the call as it
+/// is to be made.
+fn own_descriptors(thread: &Thread, call: u64, mut args: [u64; 6]) -> Result<i64, [u64; 6]> {
+    let first = process_of(thread).first_fd;
+    let ours = |fd: u64| (fd & 0xffff_ffff) >= first && (fd & 0xffff_ffff) < 1 << 31;
+    match call {
+        nr::CLOSE if ours(args[0]) => Ok(sys::EBADF),
+        nr::DUP2 | nr::DUP3 if ours(args[0]) || ours(args[1]) => Ok(sys::EBADF),
+        nr::CLOSE_RANGE if args[0] & 0xffff_ffff >= first => Ok(0),
+        nr::CLOSE_RANGE => {
+            args[1] = (args[1] & 0xffff_ffff).min(first - 1);
+            Err(args)
+        }
+        _ => Err(args),
+    }
+}
+
+/// Makes the call at home.
+fn forward(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6], spec: &[Arg]) -> Outcome {
+    let mut message = Message::new(call, args, KIND_CALL);
+    match message.describe(spec) {
+        Ok(()) => {}
+        Err(MarshalError::Fault) => return Outcome::Returns(sys::EFAULT),
+        Err(MarshalError::TooMuch) => return Outcome::GoHome,
+    }
+    exchange(thread, context, &mut message)
+}
+
+/// Sends a message and takes its answer, unless a signal waits that the program has to handle first.
+pub fn exchange(thread: &mut Thread, context: &Context, message: &mut Message) -> Outcome {
+    set_state(thread, IN_CALL);
+    // From here on the agent that sends on a signal knows that a call is on its way, and cancels it. A
+    // signal that came before is seen here.
+    // The same holds for an agent that wants the thread to stand still.
+    if signals::waiting(context) != 0 || sys::look(&thread.freeze) != 0 {
+        set_state(thread, RUNNING);
+        return Outcome::Again;
+    }
+    let done = message.send(thread).and_then(|()| message.receive(thread));
+    set_state(thread, if message.request.kind == KIND_CLONE { MAKING } else { RUNNING });
+    process_of(thread).forwarded += 1;
+    match done {
+        Ok(value @ -516..=-512) => signals::interrupted(thread, context, value),
+        Ok(value) => Outcome::Returns(value),
+        Err(CarryError::Fault) => Outcome::Returns(sys::EFAULT),
+        Err(CarryError::Broken) => lost(thread),
+    }
+}
+
+/// Writes the thread's state so that the agent reads it in this order.
+pub fn set_state(thread: &mut Thread, state: u32) {
+    // SAFETY: a reference is valid to write.
+    unsafe { core::ptr::write_volatile(&raw mut thread.state, state) };
+    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Without its channel the thread stands still; the agent ends the body or makes it good.
+fn lost(thread: &mut Thread) -> ! {
+    set_state(thread, PARKED);
+    loop {
+        sys::wait(&thread.futex, sys::look(&thread.futex));
+    }
+}
+
+/// Asks to be taken home, where the call at which the program stands can be made.
+fn go_home(thread: &mut Thread) {
+    let mut message = Message::new(0, [0; 6], KIND_GO_HOME);
+    set_state(thread, PARKED);
+    match message.send(thread) {
+        // The deputy does not answer: we are taken home, or told to go on.
+        Ok(()) => thread.freeze = 1,
+        Err(_) => lost(thread),
+    }
+}
+
+/// Before the program goes on: the agent may want the thread to wait here.
+fn finish(thread: &mut Thread) {
+    if sys::look(&thread.freeze) != 0 {
+        set_state(thread, PARKED);
+        let parked = Control { kind: CONTROL_PARKED, tid: thread.tid, ..Control::default() };
+        children::send_control(process_of(thread), &parked);
+        while sys::look(&thread.freeze) != 0 {
+            sys::wait(&thread.freeze, 1);
+        }
+    }
+    set_state(thread, RUNNING);
+}
+
+/// Tells home, which ends as the program wants, and then ends here.
+fn exit(thread: &mut Thread, call: u64, args: [u64; 6]) -> Outcome {
+    let mut message = Message::new(call, args, KIND_EXIT);
+    if message.send(thread).is_err() {
+        lost(thread);
+    }
+    if call == nr::EXIT {
+        set_state(thread, NEW);
+        let gone = Control { kind: CONTROL_GONE, tid: thread.tid, ..Control::default() };
+        children::send_control(process_of(thread), &gone);
+        // SAFETY: it ends this thread only, natively, as robust lists and pthread_join(3) want it. The
+        // descriptor is this thread's own.
+        unsafe {
+            sys::call(nr::CLOSE, [thread.fd as u64, 0, 0, 0, 0, 0]);
+            sys::call(nr::EXIT, args);
+        }
+    }
+    // The end of the deputy is the end of all: the agent sees it.
+    lost(thread)
+}
+
+/// A private mapping of a file: anonymous memory with the file's content, which the deputy reads.
+fn map_file(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Outcome {
+    const CHUNK: u64 = 1 << 20;
+    const MAP_ANONYMOUS: u64 = 0x20;
+    let [address, length, protection, flags, fd, offset] = args;
+    // SAFETY: the program's own call, but for the file; the filter lets it through.
+    let at = unsafe {
+        sys::call(nr::MMAP, [address, length, protection | 3, flags | MAP_ANONYMOUS, u64::MAX, 0])
+    };
+    if at < 0 {
+        return Outcome::Returns(at);
+    }
+    let spec = [Arg::Fd, Arg::Out(table::Len::Arg(2), table::Got::Ret), Arg::Value, Arg::Value];
+    let mut done = 0;
+    while done < length {
+        let part = CHUNK.min(length - done);
+        let call = [fd, at as u64 + done, part, offset + done, 0, 0];
+        match forward(thread, context, nr::PREAD64, call, &spec) {
+            Outcome::Returns(0) => break,
+            Outcome::Returns(got @ 1..) => done += got as u64,
+            other => {
+                // SAFETY: what was just mapped.
+                unsafe { sys::call(nr::MUNMAP, [at as u64, length, 0, 0, 0, 0]) };
+                return other;
+            }
+        }
+    }
+    if protection & 3 != 3 {
+        // SAFETY: what was just mapped.
+        unsafe { sys::call(nr::MPROTECT, [at as u64, length, protection, 0, 0, 0]) };
+    }
+    Outcome::Returns(at)
+}
+
+/// A change that home has to know, and that is not waited for.
+pub fn note(thread: &mut Thread, call: u64, args: [u64; 6], spec: &[Arg]) {
+    let mut message = Message::new(call, args, tesela_shim::wire::KIND_NOTE);
+    let sent = message.describe(spec).is_ok() && message.send(thread).is_ok();
+    if !sent && thread.broken != 0 {
+        lost(thread);
+    }
+    if !sent {
+        channel::forget(thread);
+    }
+}

@@ -1,0 +1,163 @@
+//! The deputy's loop: receives a call, makes it, sends back what came of it.
+
+use tesela_shim::layout::{self, Thread};
+use tesela_shim::wire::{
+    KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_GO_HOME, KIND_NOTE, MAX_MEMORY, MAX_REBASES, MAX_SEGMENTS, Rebase, Reply,
+    Request, SEGMENT_IN, Segment,
+};
+
+use crate::channel::{self, Broken};
+use crate::sys::{self, nr};
+
+const PAGE: u64 = 4096;
+/// The least that is mapped for a bounce area.
+const LEAST: u64 = 64 * 1024;
+
+/// Serves the thread's calls until it goes home, ends, or its channel breaks; then it waits for the agent.
+pub fn serve(thread: &mut Thread) {
+    while serve_one(thread).is_ok() {}
+    loop {
+        // The agent decides what a broken link means.
+        sys::wait(&thread.futex, sys::look(&thread.futex));
+    }
+}
+
+fn serve_one(thread: &mut Thread) -> Result<(), Broken> {
+    let mut request: Request = channel::get(thread)?;
+    let mut segments = [Segment::default(); MAX_SEGMENTS];
+    let mut rebases = [Rebase::default(); MAX_REBASES];
+    let segments = part(&mut segments, request.segments)?;
+    let rebases = part(&mut rebases, request.rebases)?;
+    for segment in segments.iter_mut() {
+        *segment = channel::get(thread)?;
+    }
+    for rebase in rebases.iter_mut() {
+        *rebase = channel::get(thread)?;
+    }
+    let fits = |offset: u32, length: u64| u64::from(offset) + length <= request.memory;
+    let hold = request.memory <= MAX_MEMORY
+        && segments.iter().all(|segment| fits(segment.offset, segment.length.into()))
+        && rebases.iter().all(|rebase| fits(rebase.offset, u64::from(rebase.count) * 8));
+    if !hold || !have_room(thread, request.memory) {
+        return Err(Broken);
+    }
+    let bounce = thread.bounce;
+    for segment in segments.iter().filter(|segment| segment.flags & SEGMENT_IN != 0) {
+        channel::get_memory(thread, bounce + u64::from(segment.offset), segment.length.into())
+            .map_err(|_| Broken)?;
+    }
+    for rebase in rebases.iter() {
+        for word in 0..u64::from(rebase.count) {
+            let at = (bounce + u64::from(rebase.offset) + word * 8) as *mut u64;
+            // SAFETY: it lies in the bounce area, which is ours.
+            unsafe {
+                if at.read_unaligned() != 0 {
+                    at.write_unaligned(at.read_unaligned().wrapping_add(bounce));
+                }
+            }
+        }
+    }
+    for (index, argument) in request.args.iter_mut().enumerate() {
+        if request.relative & 1 << index != 0 {
+            *argument = argument.wrapping_add(bounce);
+        }
+    }
+    thread.mask = request.mask;
+    thread.seq = request.seq;
+    thread.busy = 1;
+    let value = match request.kind {
+        KIND_CALL | KIND_EXIT => {
+            // SAFETY: it is the program's own call, and what it may do is for the kernel to judge. Its
+            // pointers lead into the bounce area.
+            unsafe { sys::guarded(request.nr, request.args.as_ptr(), &raw const thread.cancel, request.seq) }
+        }
+        KIND_CLONE => clone(thread, &request),
+        KIND_GO_HOME => sys::trap(),
+        KIND_NOTE => {
+            thread.busy = 0;
+            return Ok(());
+        }
+        _ => return Err(Broken),
+    };
+    thread.busy = 0;
+    channel::put(thread, &Reply { seq: request.seq, value, reserved: 0 })?;
+    for segment in segments.iter() {
+        channel::put_memory(thread, bounce + u64::from(segment.offset), segment.comes_back(value).into())
+            .map_err(|_| Broken)?;
+    }
+    channel::flush(thread)
+}
+
+fn part<T>(array: &mut [T], count: u32) -> Result<&mut [T], Broken> {
+    array.get_mut(..count as usize).ok_or(Broken)
+}
+
+/// A bounce area of at least so many octets.
+fn have_room(thread: &mut Thread, octets: u64) -> bool {
+    if octets <= thread.bounce_size {
+        return true;
+    }
+    let size = octets.max(LEAST).next_multiple_of(PAGE);
+    // SAFETY: the old area holds nothing any more; the new one is where the kernel finds room.
+    unsafe {
+        if thread.bounce_size != 0 {
+            sys::call(nr::MUNMAP, [thread.bounce, thread.bounce_size, 0, 0, 0, 0]);
+            thread.bounce_size = 0;
+        }
+        // PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
+        let at = sys::call(nr::MMAP, [0, size, 3, 0x22, u64::MAX, 0]);
+        if at < 0 {
+            return false;
+        }
+        (thread.bounce, thread.bounce_size) = (at as u64, size);
+    }
+    true
+}
+
+/// The call that makes a thread or a process, as the shim has put it: flags in the first argument. The child
+/// stops for the agent before its first instruction, and then serves on the slot that the request names.
+fn clone(thread: &mut Thread, request: &Request) -> i64 {
+    const CLONE_VM: u64 = 0x100;
+    let flags = request.args[0];
+    if flags & CLONE_VM == 0 {
+        let base = core::ptr::from_mut(thread) as u64;
+        // SAFETY: without CLONE_VM it is fork(2): the child has a copy of this stack.
+        let value = unsafe { sys::call(nr::CLONE, [flags, 0, 0, 0, 0, 0]) };
+        if value == 0 {
+            // SAFETY: its own copy of the slot; it never returns to the frames above.
+            serve(unsafe { &mut *(base as *mut Thread) });
+        }
+        return value;
+    }
+    let process = thread.process as *const layout::Process;
+    // SAFETY: the process's part outlives its threads.
+    let base = unsafe { (*process).base };
+    let slot = layout::slot(base, request.slot.into());
+    // SAFETY: the shim has taken the slot for this child; its stack is nobody else's.
+    unsafe { spawn(flags, slot + layout::SLOT - 64, slot, layout::ENTER_RESIDENT) }
+}
+
+/// clone(2) with a stack of its own; the child enters the blob with `command` on `slot`.
+#[unsafe(naked)]
+unsafe extern "C" fn spawn(flags: u64, stack: u64, slot: u64, command: u64) -> i64 {
+    core::arch::naked_asm!(
+        "push rbx",
+        "push r12",
+        "mov r12, rdx",
+        "mov rbx, rcx",
+        "mov eax, 56",
+        "xor edx, edx",
+        "xor r10d, r10d",
+        "xor r8d, r8d",
+        "syscall",
+        "test rax, rax",
+        "jz 2f",
+        "pop r12",
+        "pop rbx",
+        "ret",
+        "2:",
+        "mov rdi, rbx",
+        "mov rsi, r12",
+        "jmp _start",
+    )
+}

@@ -1,0 +1,131 @@
+//! The seccomp filter of a body, as classic BPF.
+//!
+//! ```text
+//! not x86-64                                   kill
+//! local by the table                           allow
+//! mmap with MAP_ANONYMOUS and MAP_PRIVATE      allow
+//! made by the blob, and one of its own calls   allow
+//! everything else                              SIGSYS, to the shim
+//! ```
+//! What the blob's own calls can do is nothing that the program gains by jumping there: they send and
+//! receive on descriptors that lead to the agent and to the deputy only, and change the caller itself.
+
+use tesela_shim::layout::CODE;
+use tesela_shim::table::{Class, ROWS};
+
+/// One instruction: `struct sock_filter`.
+pub type Instruction = libc::sock_filter;
+
+const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
+const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+
+const ALLOW: u32 = 0x7fff_0000;
+const TRAP: u32 = 0x0003_0000;
+const KILL: u32 = 0x8000_0000;
+
+/// Offsets in `struct seccomp_data`.
+const NR: u32 = 0;
+const ARCH: u32 = 4;
+const IP: u32 = 8;
+const FLAGS: u32 = 16 + 3 * 8;
+
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+
+/// What the shim calls for itself.
+const OWN: [libc::c_long; 24] = [
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigsuspend,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_sigaltstack,
+    libc::SYS_futex,
+    libc::SYS_clone3,
+    libc::SYS_exit,
+    libc::SYS_tgkill,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_close,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mprotect,
+    // Local by their arguments, which the shim has looked at.
+    libc::SYS_clock_gettime,
+    libc::SYS_getitimer,
+    libc::SYS_setitimer,
+    libc::SYS_arch_prctl,
+];
+
+const fn plain(code: u16, k: u32) -> Instruction {
+    Instruction { code, jt: 0, jf: 0, k }
+}
+
+const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
+    Instruction { code, jt, jf, k }
+}
+
+/// The filter for a region at `base`.
+pub fn filter(base: u64) -> Vec<Instruction> {
+    let mut program = vec![
+        plain(LOAD, ARCH),
+        jump(EQUAL, AUDIT_ARCH_X86_64, 1, 0),
+        plain(RETURN, KILL),
+        plain(LOAD, NR),
+        // x32's calls have bit 30.
+        jump(AT_LEAST, 0x4000_0000, 0, 1),
+        plain(RETURN, KILL),
+    ];
+    for nr in local() {
+        program.push(jump(EQUAL, nr, 0, 1));
+        program.push(plain(RETURN, ALLOW));
+    }
+    // mmap: MAP_PRIVATE and MAP_ANONYMOUS, of the types no other, and without MAP_LOCKED and MAP_HUGETLB.
+    program.extend([
+        jump(EQUAL, number(libc::SYS_mmap), 0, 5),
+        plain(LOAD, FLAGS),
+        plain(AND, 0x4_202f),
+        jump(EQUAL, 0x22, 0, 1),
+        plain(RETURN, ALLOW),
+        plain(LOAD, NR),
+    ]);
+    let [low, high] = [base, base >> 32].map(|half| u32::try_from(half & 0xffff_ffff).unwrap_or(0));
+    let within = u32::try_from(CODE).unwrap_or(0).wrapping_neg();
+    program.extend([
+        plain(LOAD, IP + 4),
+        jump(EQUAL, high, 1, 0),
+        plain(RETURN, TRAP),
+        plain(LOAD, IP),
+        // The region is aligned to CODE, a power of two.
+        plain(AND, within),
+        jump(EQUAL, low, 1, 0),
+        plain(RETURN, TRAP),
+        plain(LOAD, NR),
+    ]);
+    for nr in OWN.map(number) {
+        program.push(jump(EQUAL, nr, 0, 1));
+        program.push(plain(RETURN, ALLOW));
+    }
+    program.push(plain(RETURN, TRAP));
+    program
+}
+
+fn number(nr: libc::c_long) -> u32 {
+    u32::try_from(nr).unwrap_or(u32::MAX)
+}
+
+/// The calls that need no look at their arguments.
+fn local() -> Vec<u32> {
+    let refined = [libc::SYS_mmap].map(number);
+    ROWS.iter()
+        .filter(|row| row.class == Class::Local && !row.name.is_empty())
+        .map(|row| u32::from(row.nr))
+        .filter(|nr| !refined.contains(nr))
+        .collect()
+}

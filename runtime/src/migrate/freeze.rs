@@ -1,0 +1,357 @@
+//! A process is stopped at home, and everything of it is read that travels.
+
+use std::io;
+
+use nix::unistd::Pid;
+use tesela_shim::layout::{self, CODE, Process, REGION, SLOT, SLOTS, Thread};
+
+use super::blob::{Blob, BrokenBlob};
+use super::image::{Image, Mapping, ThreadImage};
+use super::look::{self, Line, PAGE};
+use super::sys;
+use super::tracee::{TraceError, Tracee};
+
+/// Why a process was not stopped. It goes on as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum FreezeError {
+    /// It has ended, or another tracer has it.
+    #[error("it cannot be stopped: {0}")]
+    Trace(#[from] TraceError),
+    /// Something of it cannot be read.
+    #[error("it cannot be looked at: {0}")]
+    Look(#[from] io::Error),
+    /// This program is broken.
+    #[error(transparent)]
+    Blob(#[from] BrokenBlob),
+    /// It has something that does not move.
+    #[error("{0}")]
+    CantMove(&'static str),
+}
+
+/// A stopped process with the region in it.
+#[derive(Debug)]
+pub struct Frozen {
+    /// Its threads, the leader first, in the order of their slots.
+    pub threads: Vec<Tracee>,
+    /// What travels.
+    pub image: Image,
+    /// Where a `syscall` instruction of the vDSO's is.
+    pub syscall: u64,
+    /// The blob's entry.
+    pub entry: u64,
+    /// Of the blob's calls: begin, end, cancel.
+    pub labels: [u64; 3],
+}
+
+/// The process's mappings as they travel, or why they do not. The reason has openMosix's name where it had one.
+pub fn movable(lines: &[Line]) -> Result<Vec<Mapping>, &'static str> {
+    let own = lines.iter().filter(|line| !line.is_special());
+    own.map(|line| match line {
+        Line { shared: true, name, .. } if name.starts_with("/dev/") && !name.starts_with("/dev/shm/") => {
+            Err("mmap_dev")
+        }
+        // A file that is only read through it (locale archives, caches) is as good as its own.
+        Line { shared: true, protection, inode, .. } if *inode == 0 || protection & 2 != 0 => Err("shared"),
+        line => Ok(line.mapping()),
+    })
+    .collect()
+}
+
+/// Stops a process and reads it.
+///
+/// # Errors
+/// [`FreezeError`]; the process goes on as it was.
+pub fn freeze(pid: Pid) -> Result<Frozen, FreezeError> {
+    let mut threads = Vec::new();
+    match stop_and_read(pid, &mut threads) {
+        Ok((image, syscall, entry, labels)) => Ok(Frozen { threads, image, syscall, entry, labels }),
+        Err(error) => {
+            release(threads);
+            Err(error)
+        }
+    }
+}
+
+fn release(threads: Vec<Tracee>) {
+    for thread in threads {
+        let tid = thread.tid;
+        if let Err(error) = thread.detach() {
+            tracing::debug!(%tid, %error, "a thread that was being stopped is gone");
+        }
+    }
+}
+
+fn stop_and_read(pid: Pid, threads: &mut Vec<Tracee>) -> Result<(Image, u64, u64, [u64; 3]), FreezeError> {
+    // A thread that is not stopped yet can make another one, which is seized with it and not in /proc before.
+    loop {
+        let before = threads.len();
+        for tid in look::threads(pid)? {
+            if !threads.iter().any(|thread| thread.tid == tid) {
+                threads.push(stop(tid)?);
+            }
+        }
+        if threads.len() == before {
+            break;
+        }
+    }
+    if threads.len() as u64 > SLOTS / 2 {
+        return Err(FreezeError::CantMove("threads"));
+    }
+    let lines = look::maps(pid)?;
+    let maps = movable(&lines).map_err(FreezeError::CantMove)?;
+    let (vdso, syscall) = look::vdso(pid, &lines)?;
+    let base = look::free(&lines, REGION + (64 << 20), SLOT).ok_or(FreezeError::CantMove("no_room"))?;
+    let mut marks = look::marks(pid)?;
+    let mut images = Vec::with_capacity(threads.len());
+    for (slot, thread) in threads.iter().enumerate() {
+        images.push(read_thread(thread, slot)?);
+    }
+    let ids = |key| look::ids(pid, key).map(|ids| ids[1]);
+    let (uid, gid, first_fd) = (ids("Uid")?, ids("Gid")?, first_fd(pid)?);
+    let personality = std::fs::read_to_string(format!("/proc/{pid}/personality"))?;
+    let personality = u64::from_str_radix(personality.trim(), 16).map_err(io::Error::other)?;
+    let auxv = std::fs::read(format!("/proc/{pid}/auxv"))?;
+    let own: Vec<Line> = lines.iter().filter(|line| !line.is_special()).cloned().collect();
+    let content = look::content(pid, &own)?;
+    let (processor, hot) = (look::processor()?, hot(pid, &images));
+    // From here on the process is changed, and put back where something fails.
+    let masks: Vec<u64> = threads.iter().map(Tracee::quiet).collect::<Result<_, _>>()?;
+    for (image, mask) in images.iter_mut().zip(masks) {
+        image.mask = mask;
+    }
+    let read = collect(pid, threads, &mut images, base, syscall, &mut marks);
+    let (entry, process) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            restore_registers(threads, &images)?;
+            return Err(error);
+        }
+    };
+    let image = Image {
+        tgid: pid.as_raw(),
+        base,
+        first_fd,
+        uid,
+        gid,
+        personality,
+        marks,
+        auxv,
+        content,
+        special: lines
+            .iter()
+            .filter(|line| line.is_special() && line.name != "[vsyscall]")
+            .map(|line| (line.name.clone(), line.start, line.end))
+            .collect(),
+        maps,
+        vdso,
+        processor,
+        dispositions: process
+            .dispositions
+            .iter()
+            .map(|one| [one.handler, one.flags, one.restorer, one.mask])
+            .collect(),
+        hot,
+        threads: images,
+    };
+    Ok((image, syscall, entry, [process.call_begin, process.call_end, process.call_cancel]))
+}
+
+fn stop(tid: Pid) -> Result<Tracee, FreezeError> {
+    let mut thread = Tracee::seize(tid)?;
+    match thread.stop() {
+        Ok(()) => Ok(thread),
+        Err(error) => {
+            release(vec![thread]);
+            Err(error.into())
+        }
+    }
+}
+
+fn read_thread(thread: &Tracee, slot: usize) -> Result<ThreadImage, FreezeError> {
+    let registers = thread.settled_registers()?;
+    let (head, length) = sys::robust_list(thread.tid)?;
+    let rseq = sys::rseq(thread.tid)?;
+    Ok(ThreadImage {
+        tid: thread.tid.as_raw(),
+        slot: u32::try_from(slot).unwrap_or(0),
+        registers: registers_as_words(&registers),
+        state: sys::extended_state(thread.tid)?,
+        robust: [head, length],
+        rseq: (rseq.address, rseq.size, rseq.signature),
+        ..ThreadImage::default()
+    })
+}
+
+/// `struct user_regs_struct` as words.
+pub fn registers_as_words(registers: &libc::user_regs_struct) -> Vec<u64> {
+    let r = registers;
+    vec![
+        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
+        r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+    ]
+}
+
+/// And back; what is missing is zero.
+pub fn registers_from_words(words: &[u64]) -> libc::user_regs_struct {
+    let word = |index: usize| words.get(index).copied().unwrap_or(0);
+    libc::user_regs_struct {
+        r15: word(0),
+        r14: word(1),
+        r13: word(2),
+        r12: word(3),
+        rbp: word(4),
+        rbx: word(5),
+        r11: word(6),
+        r10: word(7),
+        r9: word(8),
+        r8: word(9),
+        rax: word(10),
+        rcx: word(11),
+        rdx: word(12),
+        rsi: word(13),
+        rdi: word(14),
+        orig_rax: word(15),
+        rip: word(16),
+        cs: word(17),
+        eflags: word(18),
+        rsp: word(19),
+        ss: word(20),
+        fs_base: word(21),
+        gs_base: word(22),
+        ds: word(23),
+        es: word(24),
+        fs: word(25),
+        gs: word(26),
+    }
+}
+
+/// Puts threads back where they were, and takes the region away.
+pub fn restore_registers(threads: &[Tracee], images: &[ThreadImage]) -> Result<(), TraceError> {
+    for (thread, image) in threads.iter().zip(images) {
+        thread.set_registers(&registers_from_words(&image.registers))?;
+        sys::set_extended_state(thread.tid, &image.state)?;
+        sys::set_signal_mask(thread.tid, image.mask)?;
+    }
+    Ok(())
+}
+
+/// Puts the blob into the process and asks it.
+fn collect(
+    pid: Pid,
+    threads: &[Tracee],
+    images: &mut [ThreadImage],
+    base: u64,
+    syscall: u64,
+    marks: &mut [u64; 11],
+) -> Result<(u64, Box<Process>), FreezeError> {
+    let Some(leader) = threads.first() else { return Err(FreezeError::CantMove("ended")) };
+    let blob = Blob::at(base)?;
+    // PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE
+    leader.must_call(
+        syscall,
+        libc::SYS_mmap,
+        [base, REGION, 3, 0x02 | 0x20 | 0x4000 | 0x10_0000, u64::MAX, 0],
+    )?;
+    let asked = (|| {
+        sys::write_memory(pid, base, &blob.memory)?;
+        for (start, end) in &blob.code {
+            // PROT_READ | PROT_EXEC
+            leader.must_call(syscall, libc::SYS_mprotect, [*start, end - start, 5, 0, 0, 0])?;
+        }
+        marks[5] = leader.must_call(syscall, libc::SYS_brk, [0; 6])?;
+        for image in images.iter() {
+            let slot = layout::slot(base, image.slot.into());
+            let thread = Thread {
+                process: layout::slot(base, 0) + layout::PROCESS_AT,
+                slot: image.slot,
+                tid: image.tid,
+                fd: -1,
+                ..empty_thread()
+            };
+            sys::write_memory(pid, slot, octets(&thread))?;
+        }
+        for (thread, image) in threads.iter().zip(images.iter()) {
+            let slot = layout::slot(base, image.slot.into());
+            thread.enter(blob.entry, slot + SLOT - 64, layout::ENTER_COLLECT, slot)?;
+        }
+        for (thread, image) in threads.iter().zip(images.iter_mut()) {
+            thread.finished()?;
+            let mut told = empty_thread();
+            sys::read_memory(pid, layout::slot(base, image.slot.into()), octets_mut(&mut told))?;
+            image.alternate = [told.alt_sp, told.alt_size, told.alt_flags];
+            image.clear_tid = told.clear_tid;
+            image.name = told.name;
+        }
+        let mut process = empty_process();
+        sys::read_memory(pid, layout::slot(base, 0) + layout::PROCESS_AT, octets_mut(&mut *process))?;
+        Ok((blob.entry, process))
+    })();
+    if asked.is_err() {
+        leader.call(syscall, libc::SYS_munmap, [base, REGION, 0, 0, 0, 0])?;
+    }
+    debug_assert_eq!(base % CODE, 0);
+    asked
+}
+
+/// A thread's part with nothing in it.
+pub fn empty_thread() -> Thread {
+    // SAFETY: integers only.
+    unsafe { std::mem::zeroed() }
+}
+
+/// A process's part with nothing in it.
+pub fn empty_process() -> Box<Process> {
+    // SAFETY: integers only.
+    Box::new(unsafe { std::mem::zeroed() })
+}
+
+/// A structure of `layout` as octets: all are integers without padding that matters.
+pub fn octets<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: the callers' structures are `repr(C)` of integers, zeroed before they are filled.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// The same to be filled.
+pub fn octets_mut<T: Copy>(value: &mut T) -> &mut [u8] {
+    // SAFETY: any octets are a value of theirs.
+    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
+}
+
+/// Where the descriptors of the channels begin: beyond the program's soft limit where the hard one leaves
+/// room, and else at the end of what it may have.
+fn first_fd(pid: Pid) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let mut limits =
+        line.unwrap_or_default().split_ascii_whitespace().map(|word| word.parse().unwrap_or(1 << 20));
+    let (soft, hard): (Option<u64>, Option<u64>) = (limits.next(), limits.next());
+    let (Some(soft), Some(hard)) = (soft, hard) else {
+        return Err(io::Error::other("limits: no `Max open files'"));
+    };
+    let hard = hard.min(1 << 20);
+    let room = CHANNEL_ROOM.min(hard / 2);
+    Ok(soft.min(hard - room))
+}
+
+/// How many descriptors a process gets beyond its own for its channels.
+pub const CHANNEL_ROOM: u64 = SLOTS * 2;
+
+/// The pages that a process needs as soon as it goes on: where its threads execute, and their stacks.
+fn hot(pid: Pid, images: &[ThreadImage]) -> Vec<(u64, Vec<u8>)> {
+    let mut pages: Vec<u64> = Vec::new();
+    for image in images {
+        let registers = registers_from_words(&image.registers);
+        for address in [registers.rip, registers.rsp, registers.rsp + PAGE, registers.fs_base, image.rseq.0] {
+            let page = address / PAGE * PAGE;
+            if address != 0 && !pages.contains(&page) {
+                pages.push(page);
+            }
+        }
+    }
+    let read = |page: u64| {
+        let mut content = vec![0; usize::try_from(PAGE).unwrap_or(0)];
+        let got = sys::read_memory(pid, page, &mut content).ok()?;
+        (got == content.len()).then_some((page, content))
+    };
+    pages.into_iter().filter_map(read).collect()
+}

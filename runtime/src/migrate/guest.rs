@@ -1,0 +1,399 @@
+//! The remote side of a process that is away: builds its body, sends its signals on, sends it home.
+//!
+//! One program for each process that comes, with all that it makes while it is here. Bodies live in a place
+//! of their own ([`init`]); what they call goes home by their own connections and passes this by.
+
+mod body;
+mod build;
+mod freeze;
+mod init;
+mod signals;
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::unistd::Pid;
+use tesela_shim::layout::{
+    CONTROL, CONTROL_CHILD, CONTROL_CHILD_SOCKET, CONTROL_FAILED, CONTROL_GONE, CONTROL_MAPPED,
+    CONTROL_PAGES, CONTROL_PARKED, CONTROL_READY, Control,
+};
+
+use super::freeze::{octets, octets_mut};
+use super::image::{Channel, Image, ToHome, ToRemote, Token};
+use super::link::{self, Keys, LinkError, Receiver, Sender};
+use super::look;
+use super::pages::Pager;
+use init::Init;
+
+/// The remote side ends a body whose home it has not heard of for so long.
+pub const REMOTE_PATIENCE: Duration = Duration::from_secs(50);
+/// How long a connection may take to say which one it is.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a guest could not stay.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The connection to its home.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The kernel refuses something.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Its home is silent.
+    #[error("nothing has been heard of its home for {} s", REMOTE_PATIENCE.as_secs())]
+    Silent,
+}
+
+impl From<nix::errno::Errno> for GuestError {
+    fn from(error: nix::errno::Errno) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+/// A body.
+#[derive(Debug)]
+struct Body {
+    /// Its id in this program's namespace.
+    pid: Pid,
+    /// Its control socket; `None` where it has closed it, for it ends.
+    control: Option<OwnedFd>,
+    /// Its threads, by id, with their slots.
+    threads: HashMap<i32, u32>,
+    /// Where its pages come from, until all have come.
+    pager: Option<Arc<Pager>>,
+    /// It waits for all its pages, to make a child.
+    wants_pages: bool,
+    /// Home wants it, once all its pages are here.
+    wanted_home: bool,
+    frozen: Option<freeze::Freezing>,
+    /// The base of its region, descriptors, and what else it came with.
+    image: Arc<Image>,
+    /// Its own end has been told to home, or home knows it.
+    over: bool,
+}
+
+/// The remote side.
+#[derive(Debug)]
+pub struct Guest {
+    init: Init,
+    listener: TcpListener,
+    sender: Sender,
+    receiver: Receiver,
+    heard: Instant,
+    bodies: HashMap<i32, Body>,
+    /// Connections that have come before they were asked for.
+    waiting: HashMap<Token, TcpStream>,
+    /// Read end: a pager has finished. The octets are the body's id.
+    finished: OwnedFd,
+    finish: Arc<OwnedFd>,
+    /// Connections by which the memory of bodies that are being built comes.
+    page_links: HashMap<i32, (Sender, Receiver)>,
+}
+
+impl Guest {
+    /// Takes a process in, and keeps it until it has gone home or ended.
+    ///
+    /// The caller has a single thread.
+    ///
+    /// # Errors
+    /// [`GuestError`]; nothing of the guest is left.
+    pub fn serve(stream: TcpStream, keys: Keys) -> Result<(), GuestError> {
+        let init = Init::start()?;
+        let address = stream.local_addr()?;
+        let listener = TcpListener::bind(SocketAddr::new(address.ip(), 0))?;
+        let (sender, receiver) = link::split(stream, keys)?;
+        let (finished, finish) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let mut guest = Self {
+            init,
+            listener,
+            sender,
+            receiver,
+            heard: Instant::now(),
+            bodies: HashMap::new(),
+            waiting: HashMap::new(),
+            finished,
+            finish: Arc::new(finish),
+            page_links: HashMap::new(),
+        };
+        let maps = look::maps(Pid::this())?;
+        let (vdso, _) = look::vdso(Pid::this(), &maps)?;
+        let port = guest.listener.local_addr()?.port();
+        guest.sender.send(&ToHome::Listening { port, vdso })?;
+        guest.run()
+    }
+
+    fn run(&mut self) -> Result<(), GuestError> {
+        loop {
+            let (left, ready) = {
+                let mut fds = vec![
+                    PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(self.init.socket(), PollFlags::POLLIN),
+                    PollFd::new(self.finished.as_fd(), PollFlags::POLLIN),
+                ];
+                let open = self.bodies.iter().filter_map(|(id, body)| Some((*id, body.control.as_ref()?)));
+                let (ids, controls): (Vec<i32>, Vec<&OwnedFd>) = open.unzip();
+                fds.extend(controls.iter().map(|control| PollFd::new(control.as_fd(), PollFlags::POLLIN)));
+                let left = REMOTE_PATIENCE.saturating_sub(self.heard.elapsed());
+                let wait = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+                match poll(&mut fds, wait) {
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                let any: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+                let bodies = ids.into_iter().zip(any[3..].to_vec()).filter_map(|(id, any)| any.then_some(id));
+                (left, (any[0], any[1], any[2], bodies.collect::<Vec<_>>()))
+            };
+            let (link, ended, finished, bodies) = ready;
+            if ended {
+                self.ended()?;
+            }
+            for tgid in bodies {
+                or_gone(self.hear_body(tgid))?;
+            }
+            if finished {
+                or_gone(self.pages_finished())?;
+            }
+            if link {
+                let message = match self.receiver.receive() {
+                    Err(LinkError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        return Ok(());
+                    }
+                    message => message?,
+                };
+                self.heard = Instant::now();
+                or_gone(self.hear(message))?;
+            } else if left.is_zero() {
+                return Err(GuestError::Silent);
+            }
+        }
+    }
+
+    fn hear(&mut self, message: ToRemote) -> Result<(), GuestError> {
+        match message {
+            ToRemote::Build(image, pages) => self.build(*image, &pages),
+            ToRemote::Resume => {
+                let leader = self.bodies.iter().next().map(|(tgid, _)| *tgid);
+                leader.map_or(Ok(()), |tgid| self.answer(tgid, CONTROL_READY, None))
+            }
+            ToRemote::Child { parent, tid, slot, process, channel } => {
+                self.child(parent, tid, slot, process, &channel)
+            }
+            ToRemote::Signal { tgid, tid, info } => self.signal(tgid, tid, &info),
+            ToRemote::End { tgid } | ToRemote::Taken { tgid } => self.dismiss(tgid),
+            ToRemote::Freeze { tgid } => self.freeze(tgid),
+            ToRemote::Thaw { tgid } => self.thaw(tgid),
+            ToRemote::Ping => Ok(self.sender.send(&ToHome::Pong)?),
+        }
+    }
+
+    /// What a body says by its control socket.
+    fn hear_body(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
+        let Some(control) = &body.control else { return Ok(()) };
+        let mut message = Control::default();
+        match nix::unistd::read(control, octets_mut(&mut message)) {
+            Ok(got) if got == CONTROL => {}
+            // It ends; its status comes from the place's first process.
+            Ok(_) | Err(nix::errno::Errno::ECONNRESET) => {
+                body.control = None;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        match message.kind {
+            CONTROL_MAPPED => self.mapped(tgid),
+            CONTROL_READY => Ok(self.sender.send(&ToHome::Built)?),
+            CONTROL_FAILED => self.failed(tgid),
+            CONTROL_PAGES => {
+                if let Some(body) = self.bodies.get_mut(&tgid) {
+                    body.wants_pages = true;
+                    if body.pager.is_none() {
+                        body.wants_pages = false;
+                        self.answer(tgid, CONTROL_PAGES, None)?;
+                    }
+                }
+                Ok(())
+            }
+            CONTROL_PARKED => self.parked(tgid, message.tid),
+            CONTROL_GONE => self.gone(tgid, message.tid),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says something to a body.
+    fn answer(&self, tgid: i32, kind: u32, fd: Option<BorrowedFd<'_>>) -> Result<(), GuestError> {
+        self.say(tgid, &Control { kind, tid: tgid, ..Control::default() }, fd)
+    }
+
+    fn say(&self, tgid: i32, message: &Control, fd: Option<BorrowedFd<'_>>) -> Result<(), GuestError> {
+        let Some(control) = self.bodies.get(&tgid).and_then(|body| body.control.as_ref()) else {
+            return Ok(());
+        };
+        let fds: Vec<i32> = fd.iter().map(BorrowedFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
+        let content = [IoSlice::new(octets(message))];
+        match sendmsg::<()>(control.as_raw_fd(), &content, rights, MsgFlags::MSG_NOSIGNAL, None) {
+            // It ends.
+            Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A child that is being made: its channel, and where it is a process, its control socket.
+    fn child(
+        &mut self,
+        parent: i32,
+        tid: i32,
+        slot: u32,
+        process: bool,
+        channel: &Channel,
+    ) -> Result<(), GuestError> {
+        let stream = self.connection(channel.token)?;
+        let message = Control {
+            kind: CONTROL_CHILD,
+            tid,
+            send: channel.keys.send,
+            receive: channel.keys.receive,
+            reserved: 0,
+        };
+        self.say(parent, &message, Some(stream.as_fd()))?;
+        if !process {
+            if let Some(body) = self.bodies.get_mut(&parent) {
+                body.threads.insert(tid, slot);
+            }
+            return Ok(());
+        }
+        let Some(image) = self.bodies.get(&parent).map(|body| Arc::clone(&body.image)) else { return Ok(()) };
+        let (ours, theirs) = control_pair()?;
+        self.say(
+            parent,
+            &Control { kind: CONTROL_CHILD_SOCKET, tid, ..Control::default() },
+            Some(theirs.as_fd()),
+        )?;
+        let body = Body {
+            pid: Pid::from_raw(0),
+            control: Some(ours),
+            threads: HashMap::from([(tid, slot)]),
+            pager: None,
+            wants_pages: false,
+            wanted_home: false,
+            frozen: None,
+            image,
+            over: false,
+        };
+        self.bodies.insert(tid, body);
+        Ok(())
+    }
+
+    /// The body's id in this program's namespace; a child's is known once it has been made.
+    fn pid_of(&mut self, tgid: i32) -> io::Result<Option<Pid>> {
+        let init = self.init.pid;
+        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(None) };
+        if body.pid.as_raw() == 0 {
+            match find_child(init, tgid)? {
+                Some(pid) => body.pid = pid,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(body.pid))
+    }
+
+    /// The connection of this token; it may have been made already.
+    fn connection(&mut self, token: Token) -> Result<TcpStream, GuestError> {
+        let begun = Instant::now();
+        while begun.elapsed() < TOKEN_PATIENCE {
+            if let Some(stream) = self.waiting.remove(&token) {
+                return Ok(stream);
+            }
+            let mut ready = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            let left = TOKEN_PATIENCE.saturating_sub(begun.elapsed());
+            poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
+            if ready[0].any() != Some(true) {
+                continue;
+            }
+            let (mut stream, _) = self.listener.accept()?;
+            stream.set_nodelay(true)?;
+            // Whoever does not know a token is nobody that is waited for.
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            let mut said = Token::default();
+            if stream.read_exact(&mut said).is_ok() {
+                stream.set_read_timeout(None)?;
+                self.waiting.insert(said, stream);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "its home does not connect").into())
+    }
+
+    /// A body has ended.
+    fn ended(&mut self) -> Result<(), GuestError> {
+        let (tgid, status) = self.init.ended()?;
+        let Some(body) = self.bodies.remove(&tgid) else { return Ok(()) };
+        if body.over {
+            return Ok(());
+        }
+        Ok(self.sender.send(&ToHome::Ended { tgid, status })?)
+    }
+
+    /// Ends a body; its end is no news to home.
+    fn dismiss(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let pid = self.pid_of(tgid)?;
+        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
+        body.over = true;
+        if let Some(pid) = pid {
+            // ESRCH: it has ended already.
+            let _ended = nix::sys::signal::kill(pid, Signal::SIGKILL);
+        }
+        if let Some(freezing) = body.frozen.take() {
+            freezing.ended(tgid);
+        }
+        Ok(())
+    }
+}
+
+/// A body that ends while something is done with it is no failure: its end is told next.
+fn or_gone(done: Result<(), GuestError>) -> Result<(), GuestError> {
+    match done {
+        Err(GuestError::Io(error)) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {
+            tracing::debug!(%error, "a body is gone");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let bodies: Vec<i32> = self.bodies.keys().copied().collect();
+        for tgid in bodies {
+            if let Err(error) = self.dismiss(tgid) {
+                tracing::debug!(tgid, %error, "a body ends with its place");
+            }
+        }
+    }
+}
+
+fn control_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// The child of `init` that has this id in its innermost namespace.
+fn find_child(init: Pid, tgid: i32) -> io::Result<Option<Pid>> {
+    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
+    for word in children.split_ascii_whitespace() {
+        let Ok(pid) = word.parse().map(Pid::from_raw) else { continue };
+        // One that ends while we look is not the one.
+        let Ok(ids) = look::status(pid, "NSpid") else { continue };
+        if ids.split_ascii_whitespace().next_back().and_then(|id| id.parse().ok()) == Some(tgid) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}

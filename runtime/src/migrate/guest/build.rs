@@ -1,0 +1,357 @@
+//! A body is built from an image.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+
+use nix::unistd::Pid;
+use tesela_shim::layout::{
+    self, CONTROL_MAPPED, Context, FRAME_AT, MAGIC1, MAGIC2, Map, PROCESS_AT, Plan, REGION, SLOT, SOFTWARE,
+    STACK_AT, STATE_AT, Thread,
+};
+use tesela_shim::seal::Direction;
+
+use super::body::word;
+use super::init::Wanted;
+use super::{Body, Guest, GuestError, control_pair};
+use crate::migrate::blob::Blob;
+use crate::migrate::filter::filter;
+use crate::migrate::freeze::{empty_process, empty_thread, octets, octets_mut, registers_from_words};
+use crate::migrate::image::{Channel, Image, ThreadImage, ToHome};
+use crate::migrate::link;
+use crate::migrate::look::{self, PAGE};
+use crate::migrate::pages::Pager;
+use crate::migrate::sys::{self, Userfaultfd};
+
+/// Behind the plan, where the vDSO goes aside.
+const ASIDE: u64 = 8 << 20;
+
+impl Guest {
+    /// Begins a body. Its memory comes by the connection `pages`.
+    pub(super) fn build(&mut self, image: Image, pages: &Channel) -> Result<(), GuestError> {
+        match self.try_build(image, pages) {
+            Ok(()) => Ok(()),
+            Err(error) => Ok(self.sender.send(&ToHome::Failed(error.to_string()))?),
+        }
+    }
+
+    fn try_build(&mut self, image: Image, pages: &Channel) -> Result<(), GuestError> {
+        let refused = |reason: String| GuestError::Io(io::Error::other(reason));
+        let here = look::processor()?;
+        let lacks: Vec<&str> = image
+            .processor
+            .split_ascii_whitespace()
+            .filter(|flag| !here.split_ascii_whitespace().any(|own| own == *flag))
+            .collect();
+        if !lacks.is_empty() {
+            return Err(refused(format!("the processor there lacks {}", lacks.join(" "))));
+        }
+        let mut streams = Vec::new();
+        for thread in &image.threads {
+            let channel = thread.channel.ok_or_else(|| refused("a thread without a channel".into()))?;
+            streams.push(self.connection(channel.token)?);
+        }
+        let page_stream = self.connection(pages.token)?;
+        let page_link = link::split(page_stream, pages.keys)?;
+        let plan_octets = plan_size(&image);
+        let (ours, theirs) = control_pair()?;
+        let wanted = Wanted { tgid: image.tgid, base: image.base, plan: plan_octets };
+        self.init.body(wanted, &theirs)?;
+        drop(theirs);
+        let mut said = [0];
+        if nix::unistd::read(&ours, &mut said)? != 1 || said[0] != word::ROOM {
+            return Err(refused(
+                "no process could be made for it: its id or its place in memory is taken".into(),
+            ));
+        }
+        let pid = super::find_child(self.init.pid, image.tgid)?
+            .ok_or_else(|| refused("the process that was made for it is gone".into()))?;
+        write_region(pid, &image, plan_octets)?;
+        for stream in &streams {
+            let fds = [stream.as_raw_fd()];
+            let rights = [nix::sys::socket::ControlMessage::ScmRights(&fds)];
+            let content = [io::IoSlice::new(&[word::CHANNEL])];
+            nix::sys::socket::sendmsg::<()>(
+                ours.as_raw_fd(),
+                &content,
+                &rights,
+                nix::sys::socket::MsgFlags::MSG_NOSIGNAL,
+                None,
+            )?;
+        }
+        nix::unistd::write(&ours, &[word::GO])?;
+        let threads: HashMap<i32, u32> =
+            image.threads.iter().map(|thread| (thread.tid, thread.slot)).collect();
+        let tgid = image.tgid;
+        let body = Body {
+            pid,
+            control: Some(ours),
+            threads,
+            pager: None,
+            wants_pages: false,
+            wanted_home: false,
+            frozen: None,
+            image: Arc::new(image),
+            over: false,
+        };
+        self.bodies.insert(tgid, body);
+        self.page_links.insert(tgid, page_link);
+        Ok(())
+    }
+
+    /// The body's maps are there, and it has a userfaultfd: its pages may come.
+    pub(super) fn mapped(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let (Some(body), Some((mut sender, mut receiver))) =
+            (self.bodies.get_mut(&tgid), self.page_links.remove(&tgid))
+        else {
+            return Ok(());
+        };
+        let image = Arc::clone(&body.image);
+        let plan = read_plan(body.pid, image.base)?;
+        let fd = sys::take_fd(body.pid, i32::try_from(plan.userfaultfd).map_err(io::Error::other)?)?;
+        let userfaultfd = Userfaultfd(fd);
+        userfaultfd.enable()?;
+        for map in &image.maps {
+            userfaultfd.register(map.start, map.end - map.start)?;
+        }
+        let pager = Pager::new(userfaultfd, image.content.clone());
+        for (address, content) in &image.hot {
+            pager.put(*address, content)?;
+        }
+        let (stop, stopped) = control_pair()?;
+        let (faults, finish) = (Arc::clone(&pager), Arc::clone(&self.finish));
+        std::thread::Builder::new().name("faults".into()).spawn(move || {
+            if let Err(error) = faults.faults(&mut sender, stopped.as_fd()) {
+                tracing::debug!(tgid, %error, "faults are not answered any more");
+            }
+        })?;
+        let arriving = Arc::clone(&pager);
+        std::thread::Builder::new().name("pages".into()).spawn(move || {
+            let arrived = arriving.receive(&mut receiver);
+            drop(stop);
+            match arrived {
+                Ok(()) => {
+                    // The pipe's other end lives as long as this program.
+                    let _told = nix::unistd::write(&*finish, &tgid.to_ne_bytes());
+                }
+                Err(error) => tracing::warn!(tgid, %error, "its memory does not come any more"),
+            }
+        })?;
+        body.pager = Some(pager);
+        self.answer(tgid, CONTROL_MAPPED, None)
+    }
+
+    /// All of a body's memory has come.
+    pub(super) fn pages_finished(&mut self) -> Result<(), GuestError> {
+        let mut id = [0; 4];
+        nix::unistd::read(&self.finished, &mut id)?;
+        let tgid = i32::from_ne_bytes(id);
+        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
+        if let Some(pager) = body.pager.take() {
+            let maps = look::maps(body.pid).unwrap_or_default();
+            pager.finish(&maps.iter().map(|line| (line.start, line.end)).collect::<Vec<_>>());
+        }
+        let (wants_pages, wanted_home) = (body.wants_pages, body.wanted_home);
+        body.wants_pages = false;
+        self.sender.send(&ToHome::Whole { tgid })?;
+        if wants_pages {
+            self.answer(tgid, layout::CONTROL_PAGES, None)?;
+        }
+        if wanted_home {
+            self.freeze(tgid)?;
+        }
+        Ok(())
+    }
+
+    /// A body could not be built.
+    pub(super) fn failed(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let Some(body) = self.bodies.get(&tgid) else { return Ok(()) };
+        let plan = read_plan(body.pid, body.image.base)?;
+        let error = io::Error::from_raw_os_error(i32::try_from(-plan.error).unwrap_or(0));
+        self.sender.send(&ToHome::Failed(format!("step {} of building it: {error}", plan.step)))?;
+        self.dismiss(tgid)
+    }
+}
+
+fn read_plan(pid: Pid, base: u64) -> io::Result<Plan> {
+    let mut plan = Plan::default();
+    sys::read_memory(pid, base + REGION, octets_mut(&mut plan))?;
+    Ok(plan)
+}
+
+/// Octets of the plan with all that follows it, and of the place aside.
+fn plan_size(image: &Image) -> u64 {
+    let parts = size_of::<Plan>()
+        + image.maps.len() * size_of::<Map>()
+        + image.auxv.len()
+        + filter(image.base).len() * size_of::<libc::sock_filter>()
+        + 64;
+    (parts as u64).next_multiple_of(PAGE)
+}
+
+/// Puts everything into the region of a process that has just mapped it.
+fn write_region(pid: Pid, image: &Image, plan_octets: u64) -> Result<(), GuestError> {
+    let base = image.base;
+    let blob = Blob::at(base).map_err(io::Error::other)?;
+    sys::write_memory(pid, base, &blob.memory)?;
+    let mut process = empty_process();
+    for (place, from) in process.dispositions.iter_mut().zip(&image.dispositions) {
+        [place.handler, place.flags, place.restorer, place.mask] = *from;
+    }
+    (process.base, process.first_fd, process.tgid) = (base, image.first_fd, image.tgid);
+    for thread in &image.threads {
+        let (word, bit) = (thread.slot as usize / 64, thread.slot % 64);
+        if let Some(word) = process.slots.get_mut(word) {
+            *word |= 1 << bit;
+        }
+    }
+    let first = layout::slot(base, 0);
+    sys::write_memory(pid, first + PROCESS_AT, octets(&*process))?;
+    for thread in &image.threads {
+        write_thread(pid, image, thread)?;
+    }
+    Ok(sys::write_memory(pid, base + REGION, &plan(pid, image, plan_octets)?)?)
+}
+
+fn write_thread(pid: Pid, image: &Image, thread: &ThreadImage) -> Result<(), GuestError> {
+    let slot = layout::slot(image.base, thread.slot.into());
+    let registers = registers_from_words(&thread.registers);
+    let keys = thread.channel.map(|channel| channel.keys).ok_or_else(|| io::Error::other("no channel"))?;
+    let [alt_sp, alt_size, alt_flags] = thread.alternate;
+    let part = Thread {
+        process: layout::slot(image.base, 0) + PROCESS_AT,
+        slot: thread.slot,
+        tid: thread.tid,
+        fd: -1,
+        state: layout::NEW,
+        send: Direction::new(keys.send),
+        receive: Direction::new(keys.receive),
+        mask: thread.mask,
+        alt_sp,
+        alt_size,
+        alt_flags,
+        fs: registers.fs_base,
+        gs: registers.gs_base,
+        clear_tid: thread.clear_tid,
+        robust: thread.robust[0],
+        robust_size: thread.robust[1],
+        rseq: thread.rseq.0,
+        rseq_size: thread.rseq.1,
+        rseq_signature: thread.rseq.2,
+        name: thread.name,
+        ..empty_thread()
+    };
+    sys::write_memory(pid, slot, octets(&part))?;
+    let state_at = slot + FRAME_AT + STATE_AT;
+    let context = context(thread, state_at, slot);
+    sys::write_memory(pid, slot + FRAME_AT, octets(&context))?;
+    Ok(sys::write_memory(pid, state_at, &signal_state(&thread.state)?)?)
+}
+
+/// The signal frame with which a thread enters its program.
+fn context(thread: &ThreadImage, fpstate: u64, slot: u64) -> Context {
+    /// UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
+    const FLAGS: u64 = 7;
+    /// SIGSYS, SIGSEGV, SIGBUS
+    const OPEN: u64 = 1 << 30 | 1 << 10 | 1 << 6;
+    let r = registers_from_words(&thread.registers);
+    Context {
+        flags: FLAGS,
+        stack_sp: slot + STACK_AT,
+        stack_size: SLOT - STACK_AT,
+        r8: [r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15],
+        rdi: r.rdi,
+        rsi: r.rsi,
+        rbp: r.rbp,
+        rbx: r.rbx,
+        rdx: r.rdx,
+        rax: r.rax,
+        rcx: r.rcx,
+        rsp: r.rsp,
+        rip: r.rip,
+        rflags: r.eflags,
+        segments: r.cs | r.ss << 48,
+        fpstate,
+        mask: thread.mask & !OPEN,
+        ..Context::default()
+    }
+}
+
+/// The extended state as a signal frame has it.
+fn signal_state(state: &[u8]) -> io::Result<Vec<u8>> {
+    let size = u32::try_from(state.len()).map_err(io::Error::other)?;
+    let at = usize::try_from(SOFTWARE).unwrap_or(0);
+    let mut frame = state.to_vec();
+    // ptrace(2) has the processor's features there.
+    let features: [u8; 8] =
+        state.get(at..at + 8).and_then(|octets| octets.try_into().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    frame[at..at + 48].fill(0);
+    frame[at..at + 4].copy_from_slice(&MAGIC1.to_le_bytes());
+    frame[at + 4..at + 8].copy_from_slice(&(size + 4).to_le_bytes());
+    frame[at + 8..at + 16].copy_from_slice(&features);
+    frame[at + 16..at + 20].copy_from_slice(&size.to_le_bytes());
+    frame.extend_from_slice(&MAGIC2.to_le_bytes());
+    if frame.len() as u64 > layout::FRAME - STATE_AT {
+        return Err(io::Error::other("the processor's extended state is too large"));
+    }
+    Ok(frame)
+}
+
+fn plan(pid: Pid, image: &Image, plan_octets: u64) -> Result<Vec<u8>, GuestError> {
+    let program = filter(image.base);
+    let start = image.base + REGION;
+    let mut tail = Vec::new();
+    for map in &image.maps {
+        let map = Map { start: map.start, end: map.end, protection: map.protection, flags: map.flags };
+        tail.extend_from_slice(octets(&map));
+    }
+    let after_maps = start + size_of::<Plan>() as u64 + tail.len() as u64;
+    tail.extend_from_slice(&image.auxv);
+    tail.resize(tail.len().next_multiple_of(8), 0);
+    let head = size_of::<Plan>() as u64;
+    // struct sock_fprog: the number, and where they are.
+    let program_at = start + head + tail.len() as u64;
+    tail.extend_from_slice(&(program.len() as u64).to_le_bytes());
+    tail.extend_from_slice(&(program_at + 16).to_le_bytes());
+    for instruction in &program {
+        tail.extend_from_slice(octets(instruction));
+    }
+    let lines = look::maps(pid)?;
+    let own: Vec<_> = lines.iter().filter(|line| line.is_special() && line.name != "[vsyscall]").collect();
+    let mut plan = Plan {
+        size: plan_octets,
+        maps: image.maps.len() as u64,
+        threads: image.threads.len() as u64,
+        mm: image.marks,
+        uid: image.uid,
+        gid: image.gid,
+        filter: program_at,
+        auxv: after_maps,
+        auxv_size: image.auxv.len() as u64,
+        personality: image.personality,
+        aside: start + plan_octets.max(ASIDE),
+        ..Plan::default()
+    };
+    for (place, (name, to, end)) in plan.special.iter_mut().zip(&image.special) {
+        let line = own.iter().find(|line| line.name == *name && line.end - line.start == end - to);
+        let line = line.ok_or_else(|| io::Error::other(format!("its kernel has another {name}")))?;
+        *place = [line.start, *to, end - to];
+    }
+    let mut kept: Vec<(u64, u64)> = own.iter().map(|line| (line.start, line.end)).collect();
+    kept.push((image.base, start + plan_octets));
+    kept.sort_unstable();
+    let mut at = 0;
+    let mut gaps = plan.unmap.iter_mut();
+    for (from, to) in kept.into_iter().chain([(0x7fff_ffff_f000, 0)]) {
+        if from > at
+            && let Some(gap) = gaps.next()
+        {
+            *gap = [at, from - at];
+        }
+        at = to;
+    }
+    let mut octets = octets(&plan).to_vec();
+    octets.extend_from_slice(&tail);
+    Ok(octets)
+}

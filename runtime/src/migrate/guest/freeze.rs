@@ -1,0 +1,352 @@
+//! A body is stopped and read, to be sent home.
+//!
+//! A thread that runs its program is stopped there. One that is in the shim goes on until it stands at the
+//! edge of its program: a call that is on its way home is let go, and made again later.
+
+use std::collections::HashMap;
+use std::io;
+
+use nix::unistd::Pid;
+use tesela_shim::layout::{self, CODE, Context, IN_CALL, PARKED, REGION, RUNNING, SOFTWARE, Thread, WAITING};
+
+use super::signals::thread_ids;
+use super::{Guest, GuestError};
+use crate::migrate::freeze::{
+    empty_process, empty_thread, octets_mut, registers_as_words, registers_from_words,
+};
+use crate::migrate::image::{Channel, Image, ThreadImage, ToHome};
+use crate::migrate::link::{self, Keys};
+use crate::migrate::look::{self, Line};
+use crate::migrate::pages;
+use crate::migrate::sys;
+use crate::migrate::tracee::{Tracee, settled};
+
+/// A body that is being stopped.
+#[derive(Debug)]
+pub struct Freezing {
+    /// Its threads, by their ids at home: those that stand still for good.
+    standing: HashMap<i32, Tracee>,
+    /// And those that still have to come to the edge of the shim: with their ids here.
+    coming: HashMap<i32, Pid>,
+}
+
+impl Freezing {
+    /// The body has been killed: its parent hears of a traced thread's end after its tracer, and of the
+    /// leader's after all others'.
+    pub(super) fn ended(self, tgid: i32) {
+        let (leader, others): (Vec<_>, Vec<_>) = self.standing.into_iter().partition(|(tid, _)| *tid == tgid);
+        for (_, tracee) in others.into_iter().chain(leader) {
+            tracee.await_end();
+        }
+    }
+}
+
+impl Guest {
+    /// Begins to stop a body; it is sent home once all its threads stand still.
+    pub(super) fn freeze(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let Some(pid) = self.pid_of(tgid)? else { return Ok(()) };
+        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
+        if body.frozen.is_some() {
+            return Ok(());
+        }
+        if body.pager.is_some() {
+            // What has not come yet would have to go back: it comes first.
+            body.wanted_home = true;
+            return Ok(());
+        }
+        body.wanted_home = false;
+        tracing::debug!(tgid, "stops");
+        match self.stop_threads(tgid, pid) {
+            Ok(calls) => {
+                tracing::debug!(tgid, ?calls, "calls to be let go");
+                if !calls.is_empty() {
+                    self.sender.send(&ToHome::Cancel { tgid, calls })?;
+                }
+                self.send_home_if_still(tgid)
+            }
+            // It ends, and home hears of that.
+            Err(error) => Ok(self.sender.send(&ToHome::NotFrozen { tgid, reason: error.to_string() })?),
+        }
+    }
+
+    fn stop_threads(&mut self, tgid: i32, pid: Pid) -> Result<Vec<(i32, u64)>, GuestError> {
+        let base = self.bodies.get(&tgid).map_or(0, |body| body.image.base);
+        let mut calls = Vec::new();
+        let mut freezing = Freezing { standing: HashMap::new(), coming: HashMap::new() };
+        // A thread may make another one until it has been told.
+        loop {
+            let before = freezing.standing.len() + freezing.coming.len();
+            for here in look::threads(pid)? {
+                // One that ends meanwhile is none.
+                let Ok(Some(tid)) = thread_ids(pid, here) else { continue };
+                let known = freezing.standing.contains_key(&tid) || freezing.coming.contains_key(&tid);
+                let Some(slot) = self.bodies.get(&tgid).and_then(|body| body.threads.get(&tid).copied())
+                else {
+                    continue;
+                };
+                if known {
+                    continue;
+                }
+                let at = layout::slot(base, slot.into());
+                let freeze_at = at + core::mem::offset_of!(Thread, freeze) as u64;
+                sys::write_memory(pid, freeze_at, &1_u32.to_le_bytes())?;
+                // From here on the shim begins nothing that it could wait for: a thread that is in it comes to
+                // its edge, or is in a call, within a few instructions.
+                let thread = loop {
+                    let thread = read_part(pid, at)?;
+                    if !matches!(thread.state, RUNNING | WAITING) {
+                        break Some(thread);
+                    }
+                    let tracee = stopped(here)?;
+                    if stands(&tracee, &read_part(pid, at)?, base)? {
+                        freezing.standing.insert(tid, tracee);
+                        break None;
+                    }
+                    tracee.detach().map_err(io::Error::from)?;
+                    std::thread::yield_now();
+                };
+                let Some(thread) = thread else { continue };
+                if thread.state == IN_CALL {
+                    calls.push((tid, thread.seq));
+                }
+                freezing.coming.insert(tid, here);
+            }
+            if freezing.standing.len() + freezing.coming.len() == before {
+                break;
+            }
+        }
+        if let Some(body) = self.bodies.get_mut(&tgid) {
+            body.frozen = Some(freezing);
+        }
+        Ok(calls)
+    }
+
+    /// A thread has come to the edge of the shim.
+    pub(super) fn parked(&mut self, tgid: i32, tid: i32) -> Result<(), GuestError> {
+        let Some(freezing) = self.bodies.get_mut(&tgid).and_then(|body| body.frozen.as_mut()) else {
+            return Ok(());
+        };
+        if let Some(here) = freezing.coming.remove(&tid) {
+            freezing.standing.insert(tid, stopped(here)?);
+        }
+        self.send_home_if_still(tgid)
+    }
+
+    /// A thread ends, and is not waited for.
+    pub(super) fn gone(&mut self, tgid: i32, tid: i32) -> Result<(), GuestError> {
+        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
+        body.threads.remove(&tid);
+        if body.frozen.as_mut().is_some_and(|freezing| freezing.coming.remove(&tid).is_some()) {
+            self.send_home_if_still(tgid)?;
+        }
+        Ok(())
+    }
+
+    fn send_home_if_still(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let Some(body) = self.bodies.get(&tgid) else { return Ok(()) };
+        let Some(freezing) = body.frozen.as_ref().filter(|freezing| freezing.coming.is_empty()) else {
+            return Ok(());
+        };
+        // The end of a thread changes memory, for those that wait for it.
+        while look::threads(body.pid)?.len() > freezing.standing.len() {
+            std::thread::yield_now();
+        }
+        let (image, pid) = (read(body.pid, &body.image, tgid, &body.threads, freezing)?, body.pid);
+        let content = image.content.clone();
+        // As home has them: what it sends with is what we receive with.
+        let keys = Keys::random()?;
+        let mut token = [0; 16];
+        getrandom::fill(&mut token).map_err(io::Error::from)?;
+        let channel = Channel { token, keys: keys.turned() };
+        self.sender.send(&ToHome::Frozen(Box::new(image), channel))?;
+        let (sender, receiver) = link::split(self.connection(token)?, keys)?;
+        std::thread::Builder::new().name("homeward".into()).spawn(move || {
+            if let Err(error) = pages::serve(pid, &content, pages::Ground::Old, sender, receiver) {
+                tracing::debug!(%pid, %error, "its memory has gone home");
+            }
+        })?;
+        Ok(())
+    }
+
+    /// It could not be taken home: it goes on here.
+    pub(super) fn thaw(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
+        let Some(freezing) = body.frozen.take() else { return Ok(()) };
+        for tid in freezing.standing.keys().chain(freezing.coming.keys()) {
+            if let Some(slot) = body.threads.get(tid) {
+                let at = layout::slot(body.image.base, u64::from(*slot));
+                let freeze_at = at + core::mem::offset_of!(Thread, freeze) as u64;
+                sys::write_memory(body.pid, freeze_at, &0_u32.to_le_bytes())?;
+            }
+        }
+        for tracee in freezing.standing.into_values() {
+            tracee.detach().map_err(io::Error::from)?;
+        }
+        Ok(())
+    }
+}
+
+fn stopped(here: Pid) -> Result<Tracee, GuestError> {
+    let mut tracee = Tracee::seize(here).map_err(io::Error::from)?;
+    tracee.stop().map_err(io::Error::from)?;
+    Ok(tracee)
+}
+
+fn read_part(pid: Pid, at: u64) -> io::Result<Thread> {
+    let mut thread = empty_thread();
+    sys::read_memory(pid, at, octets_mut(&mut thread))?;
+    Ok(thread)
+}
+
+/// Whether a stopped thread's program can be read: it is in the program, or the shim waits at its edge. A
+/// signal that is about to come (SIGSYS for a call that it has just made, above all) comes first.
+fn stands(tracee: &Tracee, thread: &Thread, base: u64) -> Result<bool, GuestError> {
+    if !tracee.held.is_empty() || sys::has_signal(tracee.tid)? {
+        return Ok(false);
+    }
+    let rip = tracee.registers().map_err(io::Error::from)?.rip;
+    let in_shim = (base..base + CODE).contains(&rip);
+    Ok(match thread.state {
+        RUNNING => !in_shim,
+        WAITING => true,
+        _ => false,
+    })
+}
+
+fn read(
+    pid: Pid,
+    came: &Image,
+    tgid: i32,
+    slots: &HashMap<i32, u32>,
+    freezing: &Freezing,
+) -> Result<Image, GuestError> {
+    let base = came.base;
+    let mut threads = Vec::new();
+    let mut process_at = 0;
+    for (tid, tracee) in &freezing.standing {
+        let slot = slots.get(tid).copied().unwrap_or(0);
+        let part = read_part(pid, layout::slot(base, slot.into()))?;
+        process_at = part.process;
+        threads.push(read_thread(pid, *tid, slot, tracee, &part, base)?);
+    }
+    threads.sort_by_key(|thread| (thread.tid != tgid, thread.tid));
+    let mut process = empty_process();
+    sys::read_memory(pid, process_at, octets_mut(&mut *process))?;
+    let region = base..base + REGION + (64 << 20);
+    let own = |line: &Line| !line.is_special() && !region.contains(&line.start);
+    let lines: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
+    let mut marks = look::marks(pid)?;
+    marks[5] = break_of(freezing, &look::vdso(pid, &look::maps(pid)?)?)?.unwrap_or(marks[5]);
+    Ok(Image {
+        tgid,
+        content: look::content(pid, &lines)?,
+        maps: lines.iter().map(Line::mapping).collect(),
+        marks,
+        dispositions: process
+            .dispositions
+            .iter()
+            .map(|one: &layout::Disposition| [one.handler, one.flags, one.restorer, one.mask])
+            .collect(),
+        threads,
+        hot: Vec::new(),
+        special: Vec::new(),
+        auxv: Vec::new(),
+        ..came.clone()
+    })
+}
+
+/// The body's program break, which no file of /proc has.
+fn break_of(freezing: &Freezing, (_, syscall): &([u8; 32], u64)) -> Result<Option<u64>, GuestError> {
+    let Some(tracee) = freezing.standing.values().next() else { return Ok(None) };
+    let asked = (|| {
+        let before = tracee.registers()?;
+        let value = tracee.must_call(*syscall, libc::SYS_brk, [0; 6])?;
+        tracee.set_registers(&before)?;
+        Ok::<u64, crate::migrate::tracee::TraceError>(value)
+    })();
+    Ok(Some(asked.map_err(io::Error::from)?))
+}
+
+fn read_thread(
+    pid: Pid,
+    tid: i32,
+    slot: u32,
+    tracee: &Tracee,
+    part: &Thread,
+    base: u64,
+) -> Result<ThreadImage, GuestError> {
+    let registers = tracee.registers().map_err(io::Error::from)?;
+    let mut state = sys::extended_state(tracee.tid)?;
+    let in_shim = matches!(part.state, PARKED | WAITING) && (base..base + CODE).contains(&registers.rip);
+    let registers = if in_shim {
+        let mut context = Context::default();
+        sys::read_memory(pid, part.context, octets_mut(&mut context))?;
+        // The frame's state is laid out like ptrace's, but for what the kernel says of it in the middle.
+        let at = usize::try_from(SOFTWARE).unwrap_or(0);
+        let features = state[at..at + 48].to_vec();
+        sys::read_memory(pid, context.fpstate, &mut state)?;
+        state[at..at + 48].copy_from_slice(&features);
+        of_context(&context, &registers)
+    } else {
+        again(registers)
+    };
+    let (head, length) = sys::robust_list(tracee.tid)?;
+    let rseq = sys::rseq(tracee.tid)?;
+    let mut name = [0; 16];
+    let comm = std::fs::read(format!("/proc/{pid}/task/{}/comm", tracee.tid))?;
+    let comm = comm.strip_suffix(b"\n").unwrap_or(&comm);
+    let length_of = comm.len().min(15);
+    name[..length_of].copy_from_slice(&comm[..length_of]);
+    Ok(ThreadImage {
+        tid,
+        slot,
+        registers: registers_as_words(&registers),
+        state,
+        mask: part.mask,
+        alternate: [part.alt_sp, part.alt_size, part.alt_flags],
+        clear_tid: part.clear_tid,
+        robust: [head, length],
+        rseq: (rseq.address, rseq.size, rseq.signature),
+        name,
+        channel: None,
+    })
+}
+
+/// A local call that was interrupted is made again at home; what the kernel here remembers of it does not go
+/// along.
+fn again(registers: libc::user_regs_struct) -> libc::user_regs_struct {
+    let call = registers.orig_rax;
+    let mut settled = settled(registers);
+    if settled.rax == libc::SYS_restart_syscall as u64 {
+        settled.rax = call;
+    }
+    settled
+}
+
+fn of_context(context: &Context, kernel: &libc::user_regs_struct) -> libc::user_regs_struct {
+    let [r8, r9, r10, r11, r12, r13, r14, r15] = context.r8;
+    libc::user_regs_struct {
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp: context.rbp,
+        rbx: context.rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax: context.rax,
+        rcx: context.rcx,
+        rdx: context.rdx,
+        rsi: context.rsi,
+        rdi: context.rdi,
+        orig_rax: u64::MAX,
+        rip: context.rip,
+        cs: context.segments & 0xffff,
+        eflags: context.rflags,
+        rsp: context.rsp,
+        ss: context.segments >> 48,
+        ..registers_from_words(&registers_as_words(kernel))
+    }
+}

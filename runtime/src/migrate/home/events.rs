@@ -1,0 +1,364 @@
+//! What happens to deputies, and what the remote node says of their bodies.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tesela_shim::layout::{self, CODE, SLOT};
+use tesela_shim::seal::Direction;
+
+use super::{Deputy, Home, HomeError, Left, new_channel};
+use crate::migrate::freeze::{empty_thread, octets};
+use crate::migrate::image::{ToHome, ToRemote};
+use crate::migrate::look;
+use crate::migrate::sys;
+use crate::migrate::tracee::{RESTART, TraceError, Tracee};
+
+/// What the kernel would do with a signal of a process at home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// A handler of the program's is called, which is where the body is.
+    Caught,
+    /// The process stops.
+    Stops,
+    /// Nothing, or its end: the deputy stands for it.
+    AtHome,
+}
+
+impl Home {
+    /// Everything that the kernel has to tell.
+    pub(super) fn look_at_children(&mut self) -> Result<(), HomeError> {
+        loop {
+            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+                Ok(status) => status,
+            };
+            or_gone(self.happened(status))?;
+        }
+    }
+
+    fn happened(&mut self, status: WaitStatus) -> Result<(), HomeError> {
+        match status {
+            WaitStatus::Exited(tid, _) | WaitStatus::Signaled(tid, ..) => self.ended(tid.as_raw()),
+            WaitStatus::Stopped(tid, Signal::SIGTRAP) if self.in_blob(tid)? => {
+                self.asks_to_go_home(tid.as_raw())
+            }
+            WaitStatus::Stopped(tid, signal) => self.signalled(tid, signal as i32),
+            WaitStatus::PtraceEvent(tid, signal, event) => match event {
+                libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => {
+                    let child = i32::try_from(ptrace::getevent(tid)?).unwrap_or(0);
+                    self.born(tid.as_raw(), child)
+                }
+                libc::PTRACE_EVENT_EXEC => self.became_another(tid),
+                libc::PTRACE_EVENT_STOP => self.stands(tid, signal),
+                _ => Ok(ptrace::cont(tid, None)?),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn in_blob(&self, tid: Pid) -> Result<bool, HomeError> {
+        let rip = ptrace::getregs(tid)?.rip;
+        Ok((self.base..self.base + CODE).contains(&rip))
+    }
+
+    fn ended(&mut self, tid: i32) -> Result<(), HomeError> {
+        self.early.remove(&tid);
+        let Some(deputy) = self.deputies.remove(&tid) else { return Ok(()) };
+        if tid == deputy.tgid {
+            self.deputies.retain(|_, other| other.tgid != tid);
+            self.sender.send(&ToRemote::End { tgid: tid })?;
+        }
+        Ok(())
+    }
+
+    /// The shim has met something that can be done at home only.
+    fn asks_to_go_home(&mut self, tid: i32) -> Result<(), HomeError> {
+        let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
+        deputy.stopped = true;
+        let tgid = deputy.tgid;
+        Ok(self.sender.send(&ToRemote::Freeze { tgid })?)
+    }
+
+    /// A stop that is none of a signal's: a child that has just been made, or job control.
+    fn stands(&mut self, tid: Pid, signal: Signal) -> Result<(), HomeError> {
+        let stopped = matches!(signal, Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU);
+        if !self.deputies.contains_key(&tid.as_raw()) {
+            self.early.insert(tid.as_raw(), Tracee::inherited(tid));
+            return Ok(());
+        }
+        if stopped {
+            // The whole process stands, here and there, until it is told to go on.
+            if let Some(deputy) =
+                self.deputies.get(&tid.as_raw()).filter(|deputy| deputy.tgid == tid.as_raw())
+            {
+                let tgid = deputy.tgid;
+                self.send_signal(tgid, 0, libc::SIGSTOP)?;
+            }
+            return Ok(sys::listen(tid)?);
+        }
+        // SIGCONT has come, or an interruption that is of no use any more.
+        if let Some(deputy) = self.deputies.get(&tid.as_raw()).filter(|deputy| deputy.tgid == tid.as_raw()) {
+            let tgid = deputy.tgid;
+            self.send_signal(tgid, 0, libc::SIGCONT)?;
+        }
+        Ok(ptrace::cont(tid, None)?)
+    }
+
+    fn send_signal(&mut self, tgid: i32, tid: i32, signal: i32) -> Result<(), HomeError> {
+        let mut info = vec![0; 128];
+        info[..4].copy_from_slice(&signal.to_ne_bytes());
+        Ok(self.sender.send(&ToRemote::Signal { tgid, tid, info })?)
+    }
+
+    /// A signal for a deputy: what a handler does with it, it does where the body is.
+    fn signalled(&mut self, tid: Pid, signal: i32) -> Result<(), HomeError> {
+        let Some(deputy) = self.deputies.get(&tid.as_raw()) else {
+            return Ok(ptrace::cont(tid, Signal::try_from(signal).ok())?);
+        };
+        let tgid = deputy.tgid;
+        match fate(tid, signal)? {
+            Fate::AtHome | Fate::Stops => Ok(sys::cont(tid, signal)?),
+            Fate::Caught => {
+                let info = sys::signal_info(tid)?;
+                let code = i32::from_ne_bytes([info[8], info[9], info[10], info[11]]);
+                // tgkill(2) means this thread.
+                let target = if code == libc::SI_TKILL { tid.as_raw() } else { 0 };
+                self.sender.send(&ToRemote::Signal { tgid, tid: target, info })?;
+                if self.in_call(tid)? {
+                    // It goes on when the body has the signal: so it sees what the call comes to.
+                    if let Some(deputy) = self.deputies.get_mut(&tid.as_raw()) {
+                        deputy.stopped = true;
+                    }
+                    return Ok(());
+                }
+                Ok(sys::cont(tid, 0)?)
+            }
+        }
+    }
+
+    /// Whether a stopped deputy was interrupted in a call of the program's, or just before it.
+    fn in_call(&self, tid: Pid) -> Result<bool, HomeError> {
+        let registers = ptrace::getregs(tid)?;
+        let [begin, end, _] = self.labels;
+        let interrupted = registers.rip == end
+            && registers.orig_rax.cast_signed() >= 0
+            && RESTART.contains(&registers.rax.cast_signed());
+        Ok(interrupted || (begin..end).contains(&registers.rip))
+    }
+
+    /// Lets a stopped deputy go on such that the call in which it is ends as interrupted.
+    fn interrupt_call(&mut self, tid: i32) -> Result<(), HomeError> {
+        let pid = Pid::from_raw(tid);
+        if self.in_call(pid)? {
+            let mut registers = ptrace::getregs(pid)?;
+            if registers.rip == self.labels[1] {
+                // The kernel would begin it again; the shim decides that. It gets the kernel's own word.
+                registers.orig_rax = u64::MAX;
+            } else {
+                registers.rip = self.labels[2];
+            }
+            ptrace::setregs(pid, registers)?;
+        }
+        if let Some(deputy) = self.deputies.get_mut(&tid) {
+            deputy.stopped = false;
+        }
+        Ok(sys::cont(pid, 0)?)
+    }
+
+    /// The call `seq` of a thread is not waited for any longer.
+    fn cancel(&mut self, tid: i32, seq: u64) -> Result<(), HomeError> {
+        tracing::debug!(tid, seq, "a call is let go");
+        let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
+        let (slot, tgid) = (u64::from(deputy.slot), Pid::from_raw(deputy.tgid));
+        let at = layout::slot(self.base, slot) + core::mem::offset_of!(layout::Thread, cancel) as u64;
+        // Not begun yet, it does not begin.
+        sys::write_memory(tgid, at, &seq.to_le_bytes())?;
+        if !deputy.stopped {
+            match deputy.tracee.stop() {
+                Ok(()) => {}
+                Err(TraceError::Ended) => return self.ended(tid),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let held: Vec<i32> = self
+            .deputies
+            .get_mut(&tid)
+            .map(|deputy| deputy.tracee.held.drain(..).collect())
+            .unwrap_or_default();
+        let thread = self.thread(tgid, slot)?;
+        if thread.busy != 0 && thread.seq == seq {
+            self.interrupt_call(tid)?;
+        } else {
+            if let Some(deputy) = self.deputies.get_mut(&tid) {
+                deputy.stopped = false;
+            }
+            sys::cont(Pid::from_raw(tid), 0)?;
+        }
+        for signal in held {
+            sys::tgkill(tgid, Pid::from_raw(tid), signal)?;
+        }
+        Ok(())
+    }
+
+    /// A deputy has made a thread or a process: it gets its channel before its first instruction.
+    fn born(&mut self, parent: i32, child: i32) -> Result<(), HomeError> {
+        let Some(maker) = self.deputies.get(&parent) else {
+            // Not one of ours any more: its children are not either.
+            return Ok(ptrace::cont(Pid::from_raw(parent), None)?);
+        };
+        let (parent_tgid, mut tracee) = (maker.tgid, self.early.remove(&child));
+        if tracee.is_none() {
+            let mut fresh = Tracee::inherited(Pid::from_raw(child));
+            fresh.wait_stopped()?;
+            tracee = Some(fresh);
+        }
+        let Some(tracee) = tracee else { return Ok(()) };
+        let tgid: i32 = look::status(tracee.tid, "Tgid")?.parse().unwrap_or(child);
+        let registers = tracee.registers()?;
+        let slot = (registers.rsp - self.base - CODE) / SLOT;
+        let (channel, keys) = new_channel()?;
+        let (slot_number, process) = (u32::try_from(slot).unwrap_or(0), tgid == child);
+        self.sender.send(&ToRemote::Child {
+            parent: parent_tgid,
+            tid: child,
+            slot: slot_number,
+            process,
+            channel,
+        })?;
+        let stream = self.connect(&channel)?;
+        let mask = tracee.quiet()?;
+        let mut thread = empty_thread();
+        if tgid == child {
+            // The copies of its parent's channels.
+            let all = [self.first_fd, u64::from(u32::MAX), 0, 0, 0, 0];
+            tracee.must_call(self.syscall, libc::SYS_close_range, all)?;
+            let before = self.thread(tracee.tid, slot)?;
+            (thread.bounce, thread.bounce_size) = (before.bounce, before.bounce_size);
+        }
+        thread.process = layout::slot(self.base, 0) + layout::PROCESS_AT;
+        (thread.slot, thread.tid, thread.fd) = (slot_number, child, -1);
+        (thread.send, thread.receive) = (Direction::new(keys.send), Direction::new(keys.receive));
+        thread.mask = mask;
+        sys::write_memory(tracee.tid, layout::slot(self.base, slot), octets(&thread))?;
+        self.adopt(&tracee, Pid::from_raw(tgid), slot, &[stream])?;
+        sys::set_signal_mask(tracee.tid, mask)?;
+        let address = layout::slot(self.base, slot);
+        tracee.enter(self.entry, address + SLOT - 64, layout::ENTER_RESIDENT, address)?;
+        let deputy = Deputy { tracee, tgid, slot: slot_number, stopped: false };
+        self.deputies.insert(child, deputy);
+        Ok(ptrace::cont(Pid::from_raw(parent), None)?)
+    }
+
+    /// execve(2) has made another program of a deputy, which runs at home.
+    fn became_another(&mut self, tid: Pid) -> Result<(), HomeError> {
+        let tgid = tid.as_raw();
+        self.deputies.retain(|_, deputy| deputy.tgid != tgid);
+        self.sender.send(&ToRemote::End { tgid })?;
+        Ok(ptrace::detach(tid, None)?)
+    }
+
+    /// What the remote node says.
+    pub(super) fn hear_remote(&mut self, message: ToHome) -> Result<Option<Left>, HomeError> {
+        match self.hear(message) {
+            Err(error) => or_gone(Err(error)).map(|()| None),
+            heard => heard,
+        }
+    }
+
+    fn hear(&mut self, message: ToHome) -> Result<Option<Left>, HomeError> {
+        match message {
+            ToHome::Signalled { tgid, calls } => {
+                let held: Vec<i32> = self
+                    .deputies
+                    .iter()
+                    .filter(|(_, deputy)| deputy.tgid == tgid && deputy.stopped)
+                    .map(|(tid, _)| *tid)
+                    .collect();
+                for tid in held {
+                    if self.in_call(Pid::from_raw(tid))? {
+                        self.interrupt_call(tid)?;
+                    }
+                }
+                for (tid, seq) in calls {
+                    self.cancel(tid, seq)?;
+                }
+            }
+            ToHome::Cancel { calls, .. } => {
+                for (tid, seq) in calls {
+                    self.cancel(tid, seq)?;
+                }
+            }
+            ToHome::Ended { tgid, status } => self.ends_as_its_body(tgid, status)?,
+            ToHome::Frozen(image, pages) => self.comes_home(*image, &pages)?,
+            ToHome::NotFrozen { tgid, reason } => {
+                tracing::warn!(tgid, reason, "the process stays away");
+                self.recalled = false;
+            }
+            ToHome::Whole { tgid } => tracing::debug!(tgid, "all its memory has moved"),
+            ToHome::Pong => {}
+            ToHome::Listening { .. } | ToHome::Built | ToHome::Failed(_) => {
+                return Err(crate::migrate::link::LinkError::NotAuthentic.into());
+            }
+        }
+        Ok(None)
+    }
+
+    /// A fatal signal has ended the body: the deputy dies of the same, so that its parent sees it.
+    fn ends_as_its_body(&mut self, tgid: i32, status: i32) -> Result<(), HomeError> {
+        let Some(leader) = self.deputies.get_mut(&tgid) else { return Ok(()) };
+        let signal = if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { libc::SIGKILL };
+        tracing::info!(tgid, signal, "the process has ended away from home");
+        if signal != libc::SIGKILL {
+            if !leader.stopped {
+                leader.tracee.stop()?;
+            }
+            let at = layout::slot(self.base, leader.slot.into()) + layout::OUT_AT;
+            let pid = leader.tracee.tid;
+            // struct sigaction: SIG_DFL
+            sys::write_memory(pid, at, &[0; 32])?;
+            leader.tracee.call(
+                self.syscall,
+                libc::SYS_rt_sigaction,
+                [u64::from(signal.cast_unsigned()), at, 0, 8, 0, 0],
+            )?;
+            sys::set_signal_mask(pid, 0)?;
+            leader.stopped = false;
+            sys::tgkill(pid, pid, signal)?;
+            return Ok(sys::cont(pid, 0)?);
+        }
+        Ok(nix::sys::signal::kill(Pid::from_raw(tgid), Signal::SIGKILL)?)
+    }
+}
+
+/// A deputy that ends while something is done with it is no failure: the kernel tells of its end next.
+fn or_gone(done: Result<(), HomeError>) -> Result<(), HomeError> {
+    let gone = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT));
+    match done {
+        Err(HomeError::Trace(TraceError::Ended | TraceError::System(Errno::ESRCH))) => Ok(()),
+        Err(HomeError::Trace(TraceError::Io(error)) | HomeError::Io(error)) if gone(&error) => {
+            tracing::debug!(%error, "a deputy is gone");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// What becomes of a signal of this thread's process, by what the deputy's kernel knows of its dispositions.
+fn fate(tid: Pid, signal: i32) -> Result<Fate, HomeError> {
+    let set = |key| -> Result<u64, HomeError> {
+        let text = look::status(tid, key)?;
+        Ok(u64::from_str_radix(&text, 16).unwrap_or(0))
+    };
+    let bit = 1_u64 << (signal - 1);
+    if signal != libc::SIGKILL && signal != libc::SIGSTOP && set("SigCgt")? & bit != 0 {
+        return Ok(Fate::Caught);
+    }
+    let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal);
+    Ok(if stops && set("SigIgn")? & bit == 0 { Fate::Stops } else { Fate::AtHome })
+}

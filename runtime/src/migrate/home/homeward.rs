@@ -1,0 +1,204 @@
+//! A process comes home: its deputy becomes itself again.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use nix::unistd::Pid;
+use tesela_shim::layout::{self, REGION};
+
+use super::{Home, HomeError};
+use crate::migrate::freeze::registers_from_words;
+use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToRemote};
+use crate::migrate::link;
+use crate::migrate::look::{self, Line};
+use crate::migrate::sys;
+use crate::migrate::tracee::Tracee;
+
+/// A process has come home.
+#[derive(Debug)]
+pub struct Homecoming;
+
+/// `PROT_READ | PROT_WRITE`
+const WRITABLE: u64 = 3;
+/// MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
+const ANEW: u64 = 0x02 | 0x20 | 0x10;
+
+impl Home {
+    /// Puts a process that stands still away in its deputy's place.
+    pub(super) fn comes_home(&mut self, image: Image, pages: &Channel) -> Result<(), HomeError> {
+        let tgid = image.tgid;
+        for deputy in self.deputies.values_mut().filter(|deputy| deputy.tgid == tgid && !deputy.stopped) {
+            deputy.tracee.stop()?;
+            deputy.stopped = true;
+            deputy.tracee.quiet()?;
+        }
+        let pid = Pid::from_raw(tgid);
+        let Some(leader) = self.deputies.get(&tgid) else { return Ok(()) };
+        self.memory(&leader.tracee, &image, pages)?;
+        for thread in &image.threads {
+            if let Some(deputy) = self.deputies.get(&thread.tid) {
+                self.thread_again(&deputy.tracee, thread)?;
+            }
+        }
+        self.dispositions(&leader.tracee, &image)?;
+        leader.tracee.must_call(self.syscall, libc::SYS_munmap, [self.base, REGION, 0, 0, 0, 0])?;
+        for thread in &image.threads {
+            if let Some(deputy) = self.deputies.get(&thread.tid) {
+                let tracee = &deputy.tracee;
+                tracee.set_registers(&registers_from_words(&thread.registers))?;
+                sys::set_extended_state(tracee.tid, &thread.state)?;
+                sys::set_signal_mask(tracee.tid, thread.mask)?;
+            }
+        }
+        let here: Vec<i32> =
+            self.deputies.iter().filter(|(_, deputy)| deputy.tgid == tgid).map(|(tid, _)| *tid).collect();
+        for tid in here {
+            if let Some(deputy) = self.deputies.remove(&tid) {
+                deputy.tracee.detach()?;
+            }
+        }
+        tracing::info!(%pid, "at home again");
+        self.homecoming = Some(Homecoming);
+        Ok(self.sender.send(&ToRemote::Taken { tgid })?)
+    }
+
+    /// Mappings, and the content of what the body has.
+    fn memory(&self, leader: &Tracee, image: &Image, pages: &Channel) -> Result<(), HomeError> {
+        let pid = leader.tid;
+        let call = |nr, args| leader.must_call(self.syscall, nr, args);
+        for thread in &image.threads {
+            let part = self.thread(pid, thread.slot.into())?;
+            if part.bounce_size != 0 {
+                call(libc::SYS_munmap, [part.bounce, part.bounce_size, 0, 0, 0, 0])?;
+            }
+        }
+        call(libc::SYS_close_range, [self.first_fd, u64::from(u32::MAX), 0, 0, 0, 0])?;
+        call(libc::SYS_brk, [image.marks[5], 0, 0, 0, 0, 0])?;
+        let region = self.base..self.base + REGION;
+        let own = |line: &Line| !line.is_special() && !region.contains(&line.start);
+        let before: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
+        let had: Vec<(u64, u64)> = before.iter().map(|line| (line.start, line.end)).collect();
+        let has: Vec<(u64, u64)> = image.maps.iter().map(|map| (map.start, map.end)).collect();
+        for (start, end) in without(&had, &has) {
+            call(libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])?;
+        }
+        for (start, end) in without(&has, &had) {
+            call(libc::SYS_mmap, [start, end - start, WRITABLE, ANEW, u64::MAX, 0])?;
+        }
+        // What has no content there is zero, or is the file's again.
+        for (start, end) in without(&has, &image.content) {
+            call(libc::SYS_madvise, [start, end - start, libc::MADV_DONTNEED as u64, 0, 0, 0])?;
+        }
+        // A shared mapping is the file's, as it was.
+        let shared =
+            before.iter().filter(|line| line.shared).map(|line| (line.start, line.end)).collect::<Vec<_>>();
+        self.content(pid, pages, &shared)?;
+        let after: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
+        for Mapping { start, end, protection, .. } in &image.maps {
+            for line in after.iter().filter(|line| line.start < *end && line.end > *start) {
+                if line.protection != *protection {
+                    let (from, to) = (line.start.max(*start), line.end.min(*end));
+                    call(libc::SYS_mprotect, [from, to - from, u64::from(*protection), 0, 0, 0])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives the body's pages. What the process may not write itself is written all the same.
+    fn content(&self, pid: Pid, pages: &Channel, but: &[(u64, u64)]) -> Result<(), HomeError> {
+        let (_sender, mut receiver) = link::split(self.connect(pages)?, pages.keys)?;
+        let memory: File = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?;
+        loop {
+            let record = receiver.record()?;
+            let Some((address, content)) = record.split_first_chunk::<8>() else {
+                return Err(link::LinkError::NotAuthentic.into());
+            };
+            let address = u64::from_le_bytes(*address);
+            if address == u64::MAX {
+                return Ok(());
+            }
+            let zeros =
+                content.first_chunk().filter(|_| content.len() == 8).map(|count| u64::from_le_bytes(*count));
+            let zeros = vec![0; zeros.map_or(0, |count| usize::try_from(count).unwrap_or(0).min(1 << 20))];
+            let content = if zeros.is_empty() { content } else { &zeros[..] };
+            for (start, end) in without(&[(address, address + content.len() as u64)], but) {
+                let part = |at: u64| usize::try_from(at - address).unwrap_or(0);
+                let put = memory.write_all_at(&content[part(start)..part(end)], start);
+                put.map_err(|error| {
+                    io::Error::new(error.kind(), format!("its memory at {start:#x}: {error}"))
+                })?;
+            }
+        }
+    }
+
+    /// What the kernel keeps of a thread, for one that has changed it or was made away from home.
+    fn thread_again(&self, tracee: &Tracee, thread: &ThreadImage) -> Result<(), HomeError> {
+        let call = |nr, args| tracee.call(self.syscall, nr, args);
+        let scratch = layout::slot(self.base, thread.slot.into()) + layout::OUT_AT;
+        let [sp, size, flags] = thread.alternate;
+        let mut stack = [0_u8; 24];
+        stack[..8].copy_from_slice(&sp.to_le_bytes());
+        stack[8..16].copy_from_slice(&(if size == 0 { 2 } else { flags & !1 }).to_le_bytes());
+        stack[16..].copy_from_slice(&size.to_le_bytes());
+        sys::write_memory(tracee.tid, scratch, &stack)?;
+        call(libc::SYS_sigaltstack, [scratch, 0, 0, 0, 0, 0])?;
+        if thread.clear_tid != 0 {
+            call(libc::SYS_set_tid_address, [thread.clear_tid, 0, 0, 0, 0, 0])?;
+        }
+        let [head, length] = thread.robust;
+        if head != 0 {
+            call(libc::SYS_set_robust_list, [head, length, 0, 0, 0, 0])?;
+        }
+        let (address, size, signature) = thread.rseq;
+        if address != 0 && sys::rseq(tracee.tid)?.address != address {
+            call(libc::SYS_rseq, [address, size.into(), 0, signature.into(), 0, 0])?;
+        }
+        Ok(())
+    }
+
+    fn dispositions(&self, leader: &Tracee, image: &Image) -> Result<(), HomeError> {
+        let scratch = layout::slot(self.base, 0) + layout::OUT_AT;
+        for (signal, disposition) in (0_u64..).zip(&image.dispositions).skip(1) {
+            if signal == 9 || signal == 19 {
+                continue;
+            }
+            let octets: Vec<u8> = disposition.iter().flat_map(|word| word.to_le_bytes()).collect();
+            sys::write_memory(leader.tid, scratch, &octets)?;
+            leader.call(self.syscall, libc::SYS_rt_sigaction, [signal, scratch, 0, 8, 0, 0])?;
+        }
+        Ok(())
+    }
+}
+
+/// The parts of sorted ranges that are in none of the others.
+pub fn without(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut left = Vec::new();
+    for &(start, end) in ranges {
+        let mut at = start;
+        for &(other_start, other_end) in others.iter().filter(|other| other.0 < end && other.1 > start) {
+            if at < other_start {
+                left.push((at, other_start));
+            }
+            at = at.max(other_end);
+        }
+        if at < end {
+            left.push((at, end));
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without;
+
+    #[test]
+    fn ranges_are_taken_from_ranges() {
+        assert_eq!(without(&[(0, 10)], &[]), [(0, 10)]);
+        assert_eq!(without(&[(0, 10), (20, 30)], &[(2, 4), (8, 22)]), [(0, 2), (4, 8), (22, 30)]);
+        assert_eq!(without(&[(0, 10)], &[(0, 10)]), []);
+        assert_eq!(without(&[(5, 10)], &[(0, 6), (9, 12)]), [(6, 9)]);
+    }
+}

@@ -1,0 +1,201 @@
+//! A process as it travels: everything of it but its memory's content, and what the two agents say to
+//! each other about it.
+
+use serde::{Deserialize, Serialize};
+
+use super::link::Keys;
+
+/// A connection is recognised by this.
+pub type Token = [u8; 16];
+
+/// A process, standing still.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Image {
+    /// Its id at home.
+    pub tgid: i32,
+    /// Where the region is.
+    pub base: u64,
+    /// Descriptors from this one on are the agent's.
+    pub first_fd: u64,
+    /// Under whose ids it runs.
+    pub uid: u32,
+    /// And whose group's.
+    pub gid: u32,
+    /// personality(2).
+    pub personality: u64,
+    /// As in `struct prctl_mm_map`, up to env_end.
+    pub marks: [u64; 11],
+    /// The auxiliary vector.
+    pub auxv: Vec<u8>,
+    /// Its mappings, but for the kernel's own.
+    pub maps: Vec<Mapping>,
+    /// The kernel's own: name, start, end.
+    pub special: Vec<(String, u64, u64)>,
+    /// SHA-256 of the vDSO's code.
+    pub vdso: [u8; 32],
+    /// What the processor has, as far as programs choose by it.
+    pub processor: String,
+    /// By signal number, from 0: handler, flags, restorer, mask.
+    pub dispositions: Vec<[u64; 4]>,
+    /// The leader first.
+    pub threads: Vec<ThreadImage>,
+    /// Ranges of memory that have content; what is outside of them is zero.
+    pub content: Vec<(u64, u64)>,
+    /// Pages that it needs at once: address and content.
+    pub hot: Vec<(u64, Vec<u8>)>,
+}
+
+/// A mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// First octet.
+    pub start: u64,
+    /// Behind the last.
+    pub end: u64,
+    /// `PROT_…`.
+    pub protection: u32,
+    /// `MAP_GROWSDOWN` or 0.
+    pub flags: u32,
+}
+
+/// A thread, standing still.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ThreadImage {
+    /// Its id at home.
+    pub tid: i32,
+    /// Its slot in the region.
+    pub slot: u32,
+    /// `struct user_regs_struct`, such that a call in which it was is made again.
+    pub registers: Vec<u64>,
+    /// The extended state as xsave lays it out.
+    pub state: Vec<u8>,
+    /// Its signal mask.
+    pub mask: u64,
+    /// Its alternate signal stack: address, size, flags.
+    pub alternate: [u64; 3],
+    /// `set_tid_address`.
+    pub clear_tid: u64,
+    /// `set_robust_list`: head and length.
+    pub robust: [u64; 2],
+    /// rseq: address, size, signature.
+    pub rseq: (u64, u32, u32),
+    /// Its name.
+    pub name: [u8; 16],
+    /// Its channel, at the first move.
+    pub channel: Option<Channel>,
+}
+
+/// A thread's channel-to-be.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Channel {
+    /// By which the connection is recognised.
+    pub token: Token,
+    /// As the remote side has them.
+    pub keys: Keys,
+}
+
+/// What home says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToRemote {
+    /// Build the body. `pages`: the connection over which its memory comes.
+    Build(Box<Image>, Channel),
+    /// Let it go on.
+    Resume,
+    /// The process `parent` has made a thread or process `tid`, whose channel comes.
+    Child {
+        /// Whose control socket hears of it.
+        parent: i32,
+        /// The new id.
+        tid: i32,
+        /// Its slot.
+        slot: u32,
+        /// It is a process, and not another thread of `parent`.
+        process: bool,
+        /// Its channel.
+        channel: Channel,
+    },
+    /// Send a signal on.
+    Signal {
+        /// To the process.
+        tgid: i32,
+        /// Or to one thread of it; 0: to the process.
+        tid: i32,
+        /// `siginfo_t`.
+        info: Vec<u8>,
+    },
+    /// The process has ended or is another program now: the body goes.
+    End {
+        /// Which.
+        tgid: i32,
+    },
+    /// Stop the process and send it home.
+    Freeze {
+        /// Which.
+        tgid: i32,
+    },
+    /// The process is at home: the body goes.
+    Taken {
+        /// Which.
+        tgid: i32,
+    },
+    /// It could not be taken: let it go on.
+    Thaw {
+        /// Which.
+        tgid: i32,
+    },
+    /// Is the other side there?
+    Ping,
+}
+
+/// What the remote node says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToHome {
+    /// The listener for the channels.
+    Listening {
+        /// Its port.
+        port: u16,
+        /// SHA-256 of the vDSO's code here.
+        vdso: [u8; 32],
+    },
+    /// The body stands ready.
+    Built,
+    /// It could not be built; nothing of it has run.
+    Failed(String),
+    /// A signal has been handed on.
+    Signalled {
+        /// To which process.
+        tgid: i32,
+        /// Calls that are on their way home and that it interrupts: thread and number.
+        calls: Vec<(i32, u64)>,
+    },
+    /// The body has ended by a signal.
+    Ended {
+        /// Which.
+        tgid: i32,
+        /// As wait(2) has it.
+        status: i32,
+    },
+    /// All pages have come.
+    Whole {
+        /// Which.
+        tgid: i32,
+    },
+    /// These calls have to be let go before the process stands still.
+    Cancel {
+        /// Which.
+        tgid: i32,
+        /// Thread and number.
+        calls: Vec<(i32, u64)>,
+    },
+    /// The process stands still.
+    Frozen(Box<Image>, Channel),
+    /// It does not.
+    NotFrozen {
+        /// Which.
+        tgid: i32,
+        /// Why.
+        reason: String,
+    },
+    /// I am there.
+    Pong,
+}

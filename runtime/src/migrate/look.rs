@@ -1,0 +1,244 @@
+//! What can be read of a process from outside: its mappings, its marks, which pages have content.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+
+use nix::unistd::Pid;
+use sha2::{Digest as _, Sha256};
+
+use super::image::Mapping;
+use super::sys;
+
+/// Octets of a page.
+pub const PAGE: u64 = 4096;
+
+/// A line of /proc/PID/maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// First octet.
+    pub start: u64,
+    /// Behind the last.
+    pub end: u64,
+    /// `PROT_…`.
+    pub protection: u32,
+    /// MAP_SHARED.
+    pub shared: bool,
+    /// The file's inode; 0: anonymous.
+    pub inode: u64,
+    /// The file, or a name in brackets.
+    pub name: String,
+}
+
+impl Line {
+    /// Part of the kernel, which every process has its own of.
+    pub fn is_special(&self) -> bool {
+        self.name.starts_with("[v") // [vvar], [vvar_vclock], [vdso], [vsyscall]
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let flags = words.next()?.as_bytes();
+        let bits = [(b'r', libc::PROT_READ), (b'w', libc::PROT_WRITE), (b'x', libc::PROT_EXEC)];
+        let protection =
+            bits.iter().filter(|(letter, _)| flags.contains(letter)).map(|(_, bit)| bit.cast_unsigned());
+        let inode = words.nth(2)?.parse().ok()?;
+        Some(Self {
+            start: u64::from_str_radix(start, 16).ok()?,
+            end: u64::from_str_radix(end, 16).ok()?,
+            protection: protection.sum(),
+            shared: flags.get(3) == Some(&b's'),
+            inode,
+            name: words.collect::<Vec<_>>().join(" "),
+        })
+    }
+
+    /// As it is made anew elsewhere.
+    pub fn mapping(&self) -> Mapping {
+        let flags = if self.name == "[stack]" { libc::MAP_GROWSDOWN.cast_unsigned() } else { 0 };
+        Mapping { start: self.start, end: self.end, protection: self.protection, flags }
+    }
+}
+
+/// Its mappings.
+///
+/// # Errors
+/// Those of /proc.
+pub fn maps(pid: Pid) -> io::Result<Vec<Line>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    text.lines()
+        .map(|line| Line::parse(line).ok_or_else(|| io::Error::other(format!("maps: {line}"))))
+        .collect()
+}
+
+/// Its threads.
+///
+/// # Errors
+/// Those of /proc.
+pub fn threads(pid: Pid) -> io::Result<Vec<Pid>> {
+    let mut tids = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        tids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw));
+    }
+    tids.sort_by_key(|tid| (*tid != pid, *tid));
+    Ok(tids)
+}
+
+/// Where the parts of its memory are, in the order of `struct prctl_mm_map`; `brk` is the start of the heap.
+///
+/// # Errors
+/// Those of /proc.
+pub fn marks(pid: Pid) -> io::Result<[u64; 11]> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let behind = text.rsplit_once(") ").map(|(_, behind)| behind).unwrap_or_default();
+    let fields: Vec<u64> =
+        behind.split_ascii_whitespace().skip(1).map(|word| word.parse().unwrap_or(0)).collect();
+    // proc(5) counts from 1, and the field after the state is the 4th.
+    let field = |number: usize| fields.get(number - 4).copied().unwrap_or(0);
+    let [start_code, end_code, start_stack] = [26, 27, 28].map(field);
+    let [start_data, end_data, start_brk, arg_start, arg_end, env_start, env_end] =
+        [45, 46, 47, 48, 49, 50, 51].map(field);
+    Ok([
+        start_code,
+        end_code,
+        start_data,
+        end_data,
+        start_brk,
+        start_brk,
+        start_stack,
+        arg_start,
+        arg_end,
+        env_start,
+        env_end,
+    ])
+}
+
+/// Its real, effective, saved and file-system ids: of the user, or of the group.
+///
+/// # Errors
+/// Those of /proc.
+pub fn ids(pid: Pid, key: &str) -> io::Result<[u32; 4]> {
+    let mut ids = [0; 4];
+    let line = status(pid, key)?;
+    for (place, word) in ids.iter_mut().zip(line.split_ascii_whitespace()) {
+        *place = word.parse().map_err(io::Error::other)?;
+    }
+    Ok(ids)
+}
+
+/// The value of a line of /proc/PID/status.
+///
+/// # Errors
+/// Those of /proc; `NotFound` where there is no such line.
+pub fn status(pid: Pid, key: &str) -> io::Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    value.map(|value| value.trim().to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// The ranges in `maps` whose pages have content of their own or of a file: what is outside is zero.
+///
+/// # Errors
+/// Those of /proc.
+pub fn content(pid: Pid, maps: &[Line]) -> io::Result<Vec<(u64, u64)>> {
+    /// Bits 63 and 62 of a pagemap entry: present, swapped.
+    const THERE: u64 = 3 << 62;
+    let mut pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let mut buffer = vec![0_u8; 1 << 16];
+    for map in maps {
+        if map.inode != 0 {
+            // A page that nobody has touched is still the file's.
+            ranges.push((map.start, map.end));
+            continue;
+        }
+        pagemap.seek(SeekFrom::Start(map.start / PAGE * 8))?;
+        let mut page = map.start;
+        while page < map.end {
+            let wanted = usize::try_from((map.end - page) / PAGE * 8).unwrap_or(usize::MAX).min(buffer.len());
+            pagemap.read_exact(&mut buffer[..wanted])?;
+            for entry in buffer[..wanted].as_chunks::<8>().0 {
+                if u64::from_le_bytes(*entry) & THERE != 0 {
+                    // A range lies in one mapping: nothing is put into place across two.
+                    match ranges.last_mut().filter(|last| last.1 == page && page != map.start) {
+                        Some(last) => last.1 += PAGE,
+                        None => ranges.push((page, page + PAGE)),
+                    }
+                }
+                page += PAGE;
+            }
+        }
+    }
+    Ok(ranges)
+}
+
+/// The content of a special mapping.
+///
+/// # Errors
+/// Those of reading.
+pub fn special(pid: Pid, line: &Line) -> io::Result<Vec<u8>> {
+    let mut content = vec![0; usize::try_from(line.end - line.start).unwrap_or(0)];
+    let got = sys::read_memory(pid, line.start, &mut content)?;
+    content.truncate(got);
+    Ok(content)
+}
+
+/// SHA-256 of the vDSO's code and where in it a `syscall` instruction is.
+///
+/// # Errors
+/// Those of reading; `NotFound` where a process has no vDSO.
+pub fn vdso(pid: Pid, maps: &[Line]) -> io::Result<([u8; 32], u64)> {
+    let line = maps.iter().find(|line| line.name == "[vdso]").ok_or(io::ErrorKind::NotFound)?;
+    let code = special(pid, line)?;
+    let at = code.windows(2).position(|two| two == [0x0f, 0x05]).ok_or(io::ErrorKind::NotFound)?;
+    Ok((Sha256::digest(&code).into(), line.start + at as u64))
+}
+
+/// A free range for `length` octets, aligned to `align`.
+pub fn free(maps: &[Line], length: u64, align: u64) -> Option<u64> {
+    const FIRST: u64 = 1 << 44;
+    const LAST: u64 = 1 << 46;
+    let mut at = FIRST;
+    for line in maps.iter().filter(|line| line.end > FIRST) {
+        if at + length <= line.start {
+            break;
+        }
+        at = line.end.next_multiple_of(align);
+    }
+    (at + length <= LAST).then_some(at)
+}
+
+/// What the processor has that programs choose by: the flags, and the octets of its extended state.
+///
+/// # Errors
+/// Those of /proc.
+pub fn processor() -> io::Result<String> {
+    let text = fs::read_to_string("/proc/cpuinfo")?;
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
+    Ok(flags.trim_start_matches([' ', '\t', ':']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_read() {
+        let maps = maps(Pid::this()).unwrap();
+        let stack = maps.iter().find(|line| line.name == "[stack]").unwrap();
+        assert_eq!(stack.protection & 3, 3);
+        assert!(!stack.shared && stack.mapping().flags != 0);
+        assert!(maps.iter().any(|line| line.is_special()));
+        let here = &raw const maps as u64;
+        let own: Vec<Line> = maps.iter().filter(|line| !line.is_special()).cloned().collect();
+        let content = content(Pid::this(), &own).unwrap();
+        assert!(content.iter().any(|(start, end)| (*start..*end).contains(&here)));
+        let base = free(&maps, 1 << 30, 1 << 18).unwrap();
+        assert!(maps.iter().all(|line| line.end <= base || line.start >= base + (1 << 30)));
+        assert_eq!(threads(Pid::this()).unwrap()[0], Pid::this());
+        let marks = marks(Pid::this()).unwrap();
+        assert!(marks[6] > stack.start && marks[6] < stack.end);
+        let (_, at) = vdso(Pid::this(), &maps).unwrap();
+        assert!(maps.iter().any(|line| line.name == "[vdso]" && (line.start..line.end).contains(&at)));
+    }
+}

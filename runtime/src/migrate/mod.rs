@@ -1,0 +1,81 @@
+//! Transparent migration: a process runs on another node, and stays what it was to everyone at home.
+//!
+//! Two programs of the agent's work on it, one on each side of a [`link`]: [`home`] and [`guest`]. What they
+//! put into the process itself is the [`blob`] (see `runtime/blob`).
+//!
+//! ```text
+//!        home                                    remote node
+//! ┌──────────────────┐   forwarded calls   ┌──────────────────────┐
+//! │ deputy: P itself │◀───────────────────▶│ body: P's memory and │
+//! │ resident loop    │  a connection a     │ registers, the shim  │
+//! └───────▲──────────┘  thread             └──────────▲───────────┘
+//!         │ ptrace: signals, children, exec           │ its place: namespaces with nothing in them
+//! ┌───────┴──────────┐    link, pages      ┌──────────┴───────────┐
+//! │ Home             │◀───────────────────▶│ Guest                │
+//! └──────────────────┘                     └──────────────────────┘
+//! ```
+
+pub mod blob;
+pub mod filter;
+pub mod freeze;
+pub mod guest;
+pub mod home;
+pub mod image;
+pub mod link;
+pub mod look;
+pub mod pages;
+mod sys;
+pub mod tracee;
+
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+
+use nix::unistd::Pid;
+use tesela_shim::seal::KEY;
+
+/// Why one side of a process that is away has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SideError {
+    /// The agent has not handed over what it must.
+    #[error("this is for the agent to run: {0}")]
+    Agent(#[from] io::Error),
+    /// At home.
+    #[error(transparent)]
+    Home(#[from] home::HomeError),
+    /// On the remote node.
+    #[error(transparent)]
+    Guest(#[from] guest::GuestError),
+}
+
+/// Sends a process off and keeps its deputy: `teselad home PID`. It writes the line `away` once the process
+/// runs on the other node; SIGUSR1 calls it home.
+///
+/// # Errors
+/// [`SideError`].
+pub fn home_side(pid: i32) -> Result<(), SideError> {
+    // Not even a wish that comes at once ends this program.
+    home::block_signals().map_err(io::Error::from)?;
+    let (stream, keys) = handed_over()?;
+    let home = home::Home::send_off(Pid::from_raw(pid), stream, keys)?;
+    let mut output = io::stdout();
+    writeln!(output, "away").and_then(|()| output.flush())?;
+    home.run()?;
+    Ok(())
+}
+
+/// Takes a process in: `teselad guest`.
+///
+/// # Errors
+/// [`SideError`].
+pub fn guest_side() -> Result<(), SideError> {
+    let (stream, keys) = handed_over()?;
+    Ok(guest::Guest::serve(stream, keys)?)
+}
+
+/// The connection is descriptor 3, its keys come by the standard input.
+fn handed_over() -> io::Result<(TcpStream, link::Keys)> {
+    let mut keys = link::Keys { send: [0; KEY], receive: [0; KEY] };
+    io::stdin().read_exact(&mut keys.send)?;
+    io::stdin().read_exact(&mut keys.receive)?;
+    Ok((sys::inherited_socket(3)?, keys))
+}

@@ -1,0 +1,336 @@
+//! System calls that nix does not have, and the memory of other processes.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::unistd::Pid;
+
+fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Reads another process's memory; returns how many octets there were before the first hole.
+pub fn read_memory(pid: Pid, address: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: buffer.len() };
+    // SAFETY: the local vector is `buffer`; the remote one is the other process's.
+    let got = unsafe { libc::process_vm_readv(pid.as_raw(), &raw const local, 1, &raw const remote, 1, 0) };
+    Ok(usize::try_from(checked(got as libc::c_long)?).unwrap_or(0))
+}
+
+/// Reads another process's memory, whatever its protection.
+pub fn force_read(pid: Pid, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    std::fs::File::open(format!("/proc/{pid}/mem"))?.read_exact_at(buffer, address)
+}
+
+/// Writes another process's memory, where it may write itself.
+pub fn write_memory(pid: Pid, address: u64, buffer: &[u8]) -> io::Result<()> {
+    let local = libc::iovec { iov_base: buffer.as_ptr().cast_mut().cast(), iov_len: buffer.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: buffer.len() };
+    // SAFETY: the local vector is `buffer`, which is only read; the remote one is the other process's.
+    let put = unsafe { libc::process_vm_writev(pid.as_raw(), &raw const local, 1, &raw const remote, 1, 0) };
+    if usize::try_from(checked(put as libc::c_long)?) == Ok(buffer.len()) {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EFAULT))
+    }
+}
+
+/// A descriptor that the kernel has just made.
+///
+/// # Safety
+/// Nobody else owns it.
+unsafe fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the caller's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A copy of another process's descriptor.
+pub fn take_fd(pid: Pid, fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: both calls make a descriptor, which is owned from here on.
+    unsafe {
+        let pidfd = owned(checked(libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0))?)?;
+        owned(checked(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0))?)
+    }
+}
+
+/// `struct ptrace_rseq_configuration`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct RseqConfiguration {
+    /// Its address; 0: none.
+    pub address: u64,
+    /// Its size.
+    pub size: u32,
+    /// The signature before an abort handler.
+    pub signature: u32,
+    /// Flags.
+    pub flags: u32,
+    pad: u32,
+}
+
+/// The stopped thread's rseq area.
+pub fn rseq(tid: Pid) -> io::Result<RseqConfiguration> {
+    const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+    let mut configuration = RseqConfiguration::default();
+    let size = size_of::<RseqConfiguration>();
+    // SAFETY: the kernel writes at most `size` octets.
+    checked(unsafe {
+        libc::ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid.as_raw(), size, &raw mut configuration)
+    })?;
+    Ok(configuration)
+}
+
+/// The stopped thread's signal mask.
+pub fn signal_mask(tid: Pid) -> io::Result<u64> {
+    const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
+    let mut mask = 0_u64;
+    // SAFETY: the kernel writes 8 octets.
+    checked(unsafe { libc::ptrace(PTRACE_GETSIGMASK, tid.as_raw(), 8_usize, &raw mut mask) })?;
+    Ok(mask)
+}
+
+/// Sets the stopped thread's signal mask.
+pub fn set_signal_mask(tid: Pid, mask: u64) -> io::Result<()> {
+    const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
+    // SAFETY: the kernel reads 8 octets.
+    checked(unsafe { libc::ptrace(PTRACE_SETSIGMASK, tid.as_raw(), 8_usize, &raw const mask) })?;
+    Ok(())
+}
+
+const NT_X86_XSTATE: usize = 0x202;
+
+/// The stopped thread's extended state, as xsave lays it out.
+pub fn extended_state(tid: Pid) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0_u8; 16 * 1024];
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the kernel writes into the vector, and says how much.
+    checked(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid.as_raw(), NT_X86_XSTATE, &raw mut vector) })?;
+    buffer.truncate(vector.iov_len);
+    Ok(buffer)
+}
+
+/// Sets the stopped thread's extended state.
+pub fn set_extended_state(tid: Pid, state: &[u8]) -> io::Result<()> {
+    let vector = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
+    // SAFETY: the kernel reads the vector.
+    checked(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid.as_raw(), NT_X86_XSTATE, &raw const vector) })?;
+    Ok(())
+}
+
+/// The head of a thread's list of robust futexes, and its length.
+pub fn robust_list(tid: Pid) -> io::Result<(u64, u64)> {
+    let (mut head, mut length) = (0_u64, 0_u64);
+    // SAFETY: the kernel writes both words.
+    checked(unsafe {
+        libc::syscall(libc::SYS_get_robust_list, tid.as_raw(), &raw mut head, &raw mut length)
+    })?;
+    Ok((head, length))
+}
+
+/// Sends a signal to a thread of a process.
+pub fn tgkill(tgid: Pid, tid: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: no memory.
+    checked(unsafe { libc::syscall(libc::SYS_tgkill, tgid.as_raw(), tid.as_raw(), signal) })?;
+    Ok(())
+}
+
+const UFFDIO_API: u64 = 0xc018_aa3f;
+const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+const UFFDIO_UNREGISTER: u64 = 0x8010_aa01;
+const UFFDIO_WAKE: u64 = 0x8010_aa02;
+const UFFDIO_COPY: u64 = 0xc028_aa03;
+const UFFDIO_ZEROPAGE: u64 = 0xc020_aa04;
+
+fn ioctl(fd: &OwnedFd, request: u64, argument: *mut u64) -> io::Result<()> {
+    // SAFETY: the callers' arrays are as long as the request's structure.
+    checked(libc::c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), request as libc::Ioctl, argument) }))?;
+    Ok(())
+}
+
+/// A userfaultfd of another process's memory (userfaultfd(2), ioctl_userfaultfd(2)).
+#[derive(Debug)]
+pub struct Userfaultfd(pub OwnedFd);
+
+impl Userfaultfd {
+    /// Takes it into use. Forks of the process are not told of: it makes none before all pages are there.
+    pub fn enable(&self) -> io::Result<()> {
+        const UFFD_API: u64 = 0xaa;
+        /// UFFD_FEATURE_EVENT_REMAP | _REMOVE | _UNMAP
+        const FEATURES: u64 = 1 << 2 | 1 << 3 | 1 << 6;
+        ioctl(&self.0, UFFDIO_API, [UFFD_API, FEATURES, 0].as_mut_ptr())
+    }
+
+    /// Faults on pages of the range that are missing are told from now on.
+    pub fn register(&self, start: u64, length: u64) -> io::Result<()> {
+        const MISSING: u64 = 1;
+        ioctl(&self.0, UFFDIO_REGISTER, [start, length, MISSING, 0].as_mut_ptr())
+    }
+
+    /// And no longer.
+    pub fn unregister(&self, start: u64, length: u64) -> io::Result<()> {
+        ioctl(&self.0, UFFDIO_UNREGISTER, [start, length].as_mut_ptr())
+    }
+
+    /// Lets those go on that wait for a page of the range.
+    pub fn wake(&self, start: u64, length: u64) -> io::Result<()> {
+        ioctl(&self.0, UFFDIO_WAKE, [start, length].as_mut_ptr())
+    }
+
+    /// Puts pages into place. How many octets were put before the first that could not be, and why.
+    pub fn copy(&self, to: u64, content: &[u8]) -> (u64, Option<io::Error>) {
+        let mut request = [to, content.as_ptr() as u64, content.len() as u64, 0, 0];
+        match ioctl(&self.0, UFFDIO_COPY, request.as_mut_ptr()) {
+            Ok(()) => (content.len() as u64, None),
+            Err(error) => (u64::try_from(request[4].cast_signed()).unwrap_or(0), Some(error)),
+        }
+    }
+
+    /// Puts pages of zeros into place.
+    pub fn zero(&self, start: u64, length: u64) -> io::Result<()> {
+        ioctl(&self.0, UFFDIO_ZEROPAGE, [start, length, 0, 0].as_mut_ptr())
+    }
+}
+
+/// Lets a stopped thread go on with any signal, real-time ones included; 0: with none.
+pub fn cont(tid: Pid, signal: i32) -> io::Result<()> {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: no memory.
+    checked(unsafe { libc::ptrace(libc::PTRACE_CONT, tid.as_raw(), nothing, libc::c_long::from(signal)) })?;
+    Ok(())
+}
+
+/// Leaves a thread in its group stop, and hears when it ends.
+pub fn listen(tid: Pid) -> io::Result<()> {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: no memory.
+    checked(unsafe { libc::ptrace(libc::PTRACE_LISTEN, tid.as_raw(), nothing, nothing) })?;
+    Ok(())
+}
+
+/// The `siginfo_t` of the signal for which a thread has stopped.
+pub fn signal_info(tid: Pid) -> io::Result<Vec<u8>> {
+    let mut info = vec![0_u8; 128];
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: a siginfo_t has 128 octets.
+    checked(unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, tid.as_raw(), nothing, info.as_mut_ptr()) })?;
+    Ok(info)
+}
+
+/// fork(2) into new namespaces, with an id of the caller's choice if that is not 0. `None` in the child.
+///
+/// # Safety
+/// The caller has no other threads.
+pub unsafe fn fork(namespaces: libc::c_int, id: i32) -> io::Result<Option<Pid>> {
+    /// `struct clone_args`
+    #[repr(C)]
+    #[derive(Default)]
+    struct Arguments {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+    }
+    let set_tid = id;
+    let arguments = Arguments {
+        flags: u64::from(namespaces.cast_unsigned()),
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        set_tid: if id == 0 { 0 } else { &raw const set_tid as u64 },
+        set_tid_size: u64::from(id != 0),
+        ..Arguments::default()
+    };
+    // SAFETY: without CLONE_VM the child has a copy of everything.
+    let child =
+        checked(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<Arguments>()) })?;
+    Ok((child != 0).then(|| Pid::from_raw(i32::try_from(child).unwrap_or(0))))
+}
+
+/// Anonymous memory at this place.
+///
+/// # Safety
+/// None for a place that is free; it fails for any other.
+pub unsafe fn map_fixed(address: u64, length: u64) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping that replaces none.
+    let at = unsafe { libc::mmap(address as *mut libc::c_void, length, protection, flags, -1, 0) };
+    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes memory code.
+///
+/// # Safety
+/// Nobody writes there any more.
+pub unsafe fn make_code(address: u64, length: u64) -> io::Result<()> {
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let protection = libc::PROT_READ | libc::PROT_EXEC;
+    // SAFETY: the caller's.
+    checked(libc::c_long::from(unsafe { libc::mprotect(address as *mut libc::c_void, length, protection) }))?;
+    Ok(())
+}
+
+/// A copy of a descriptor with this number.
+pub fn keep_as(fd: &OwnedFd, number: RawFd) -> io::Result<()> {
+    if fd.as_raw_fd() != number {
+        // SAFETY: it makes a descriptor; one of that number that is open is not used again.
+        checked(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), number) }))?;
+    }
+    Ok(())
+}
+
+/// Closes every descriptor outside of this range.
+pub fn close_others(first: RawFd, end: RawFd) -> io::Result<()> {
+    // SAFETY: the caller goes on in code that has no other descriptors.
+    unsafe {
+        if first > 0 {
+            checked(libc::syscall(libc::SYS_close_range, 0, first - 1, 0))?;
+        }
+        checked(libc::syscall(libc::SYS_close_range, end, u32::MAX, 0))?;
+    }
+    Ok(())
+}
+
+/// Goes on in the blob.
+///
+/// # Safety
+/// Entry, stack, command and slot are as the blob expects them. It does not return.
+pub unsafe fn enter(entry: u64, stack: u64, command: u64, slot: u64) -> ! {
+    // SAFETY: the caller's.
+    unsafe {
+        std::arch::asm!("mov rsp, {stack}", "jmp {entry}", stack = in(reg) stack, entry = in(reg) entry,
+            in("rdi") command, in("rsi") slot, options(noreturn))
+    }
+}
+
+/// kill(2), for real-time signals as well.
+pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: no memory.
+    checked(libc::c_long::from(unsafe { libc::kill(pid.as_raw(), signal) }))?;
+    Ok(())
+}
+
+/// A connection that this program was started with.
+pub fn inherited_socket(fd: RawFd) -> io::Result<std::net::TcpStream> {
+    // SAFETY: fcntl(2) only asks; where the descriptor is open, whoever started this program has left it to us.
+    unsafe {
+        checked(libc::c_long::from(libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)))?;
+        Ok(std::net::TcpStream::from_raw_fd(fd))
+    }
+}
+
+/// Whether a signal waits for a stopped thread that it does not block.
+pub fn has_signal(tid: Pid) -> io::Result<bool> {
+    let set = |key| -> io::Result<u64> {
+        u64::from_str_radix(&super::look::status(tid, key)?, 16).map_err(io::Error::other)
+    };
+    Ok((set("SigPnd")? | set("ShdPnd")?) & !set("SigBlk")? != 0)
+}

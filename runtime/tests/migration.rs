@@ -1,0 +1,195 @@
+//! Real programs move to another node and home again, several times in mid-run, and never know: each is
+//! compared with a run that does not move. Needs root.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long anything may take on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process that is away: its two sides.
+struct Away {
+    home: Child,
+    output: BufReader<ChildStdout>,
+    guest: Child,
+}
+
+impl Away {
+    /// Asks for process `pid` to move. The sides know each other if `strangers` is false.
+    fn send(pid: u32, strangers: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let theirs = listener.accept().unwrap().0;
+        let (mut home_keys, mut guest_keys) = ([7; 64], [7; 64]);
+        home_keys[..32].fill(8);
+        guest_keys[32..].fill(if strangers { 9 } else { 8 });
+        let guest = side(&["guest"], &theirs, &guest_keys, Stdio::inherit());
+        let mut home = side(&["home", &pid.to_string()], &ours, &home_keys, Stdio::piped());
+        let output = BufReader::new(home.stdout.take().unwrap());
+        Self { home, output, guest }
+    }
+
+    /// Waits until it runs there; `false` where it did not leave.
+    fn arrived(&mut self) -> bool {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line == "away\n"
+    }
+
+    /// Calls it home, unless it has come or ended meanwhile.
+    fn recall(mut self) -> (ExitStatus, ExitStatus) {
+        // ESRCH: it has.
+        let _gone = kill(pid_of(&self.home), Signal::SIGUSR1);
+        (await_end(&mut self.home, "the home's side"), await_end(&mut self.guest, "the remote side"))
+    }
+}
+
+fn side(words: &[&str], stream: &TcpStream, keys: &[u8], output: Stdio) -> Child {
+    let fd = stream.as_raw_fd();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_teselad"));
+    command.args(words).stdin(Stdio::piped()).stdout(output).env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+    // SAFETY: dup2 alone, between fork and exec.
+    unsafe {
+        command.pre_exec(move || match libc::dup2(fd, 3) {
+            3 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(keys).unwrap();
+    child
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().try_into().unwrap())
+}
+
+fn await_end(child: &mut Child, what: &str) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what} does not end");
+        std::thread::yield_now();
+    }
+}
+
+/// A program as the tests run it: its output goes to a file, as a pipe would hold it up.
+fn start(script: &str, output: &Path) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdin(Stdio::null()).stdout(File::create(output).unwrap());
+    command.current_dir(output.parent().unwrap()).spawn().unwrap()
+}
+
+/// Runs a script unmoved, and then so that it is away, at home, away and so on, `trips` times, as long as it
+/// lasts. Output and exit status have to be the same.
+fn moves(name: &str, script: &str, trips: usize) {
+    let directory = tempfile::tempdir().unwrap();
+    let (unmoved, moved) = (directory.path().join("unmoved"), directory.path().join("moved"));
+    let expected = start(script, &unmoved).wait().unwrap();
+    let mut program = start(script, &moved);
+    let mut made = 0;
+    for _ in 0..trips {
+        if program.try_wait().unwrap().is_some() {
+            break;
+        }
+        let mut away = Away::send(program.id(), false);
+        let arrived = away.arrived();
+        let stays_until = Instant::now() + Duration::from_millis(100);
+        while arrived && Instant::now() < stays_until && program.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        let (home, _) = away.recall();
+        made += usize::from(arrived);
+        // It may have ended on the way, and only then does a side fail.
+        assert!(home.success() || program.try_wait().unwrap().is_some(), "{name}: move {made}: {home}");
+    }
+    let status = await_end(&mut program, name);
+    assert_eq!(status, expected, "{name}, after {made} moves");
+    assert!(made > 0, "{name} has ended before it could move");
+    let same = std::fs::read(&unmoved).unwrap() == std::fs::read(&moved).unwrap();
+    if !same {
+        std::fs::copy(&unmoved, "/tmp/u.out").unwrap();
+        std::fs::copy(&moved, "/tmp/m.out").unwrap();
+    }
+    assert!(same, "{name}: another output after {made} moves");
+    eprintln!("{name}: {made} moves");
+}
+
+#[test]
+fn programs_that_compute() {
+    let data = "head -c 12000000 /usr/bin/qemu-system-x86_64";
+    moves("gzip", &format!("{data} | cat > data; exec gzip -9 -n -c data"), 6);
+    moves("awk", "exec awk 'BEGIN { for (i = 0; i < 6000000; i++) s += i * i % 7; print s }'", 3);
+    moves("bc", "echo 'scale=1200; 4*a(1)' > sum; exec bc -l sum", 3);
+    moves("exit status", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; exit 7", 3);
+}
+
+/// A program that counts, and says so.
+fn counter(directory: &Path) -> Child {
+    start(
+        "exec awk 'BEGIN { for (;;) if (++i % 1000000 == 0) { print i; fflush() } }'",
+        &directory.join("out"),
+    )
+}
+
+#[test]
+fn signals_reach_the_process_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut program = counter(directory.path());
+    let mut away = Away::send(program.id(), false);
+    assert!(away.arrived());
+    kill(pid_of(&program), Signal::SIGTERM).unwrap();
+    assert_eq!(await_end(&mut program, "awk").signal(), Some(libc::SIGTERM), "its parent sees how it ended");
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
+}
+
+#[test]
+fn a_move_that_fails_leaves_the_process_at_home() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut program = counter(directory.path());
+    // Another key: nothing that the other side says is believed.
+    let mut away = Away::send(program.id(), true);
+    assert!(!away.arrived());
+    let (home, _) = away.recall();
+    assert_eq!(home.code(), Some(1));
+    // Memory that it shares with another process.
+    let shares = "import mmap, time
+m = mmap.mmap(-1, 4096)
+print(1, flush=True)
+while True: m[0] = (m[0] + 1) % 256";
+    let mut sharing = Command::new("python3").args(["-c", shares]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(sharing.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut away = Away::send(sharing.id(), false);
+    assert!(!away.arrived());
+    assert_eq!(away.recall().0.code(), Some(1));
+    for process in [&mut program, &mut sharing] {
+        assert!(process.try_wait().unwrap().is_none(), "it goes on");
+        process.kill().unwrap();
+        assert_eq!(process.wait().unwrap().signal(), Some(libc::SIGKILL));
+    }
+}
+
+#[test]
+fn a_process_whose_body_is_lost_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut program = counter(directory.path());
+    let mut away = Away::send(program.id(), false);
+    assert!(away.arrived());
+    away.guest.kill().unwrap();
+    assert_eq!(await_end(&mut program, "awk").signal(), Some(libc::SIGKILL));
+    assert_eq!(away.recall().0.code(), Some(1), "and its home's side says why");
+}
