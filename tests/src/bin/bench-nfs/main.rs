@@ -1,5 +1,6 @@
-//! `bench-nfs [ROUNDS]`: tesela's NFS server beside NFS-Ganesha and the nfsserve crate, in one run.
+//! `bench-nfs [ROUNDS] [WORK...]`: tesela's NFS server beside NFS-Ganesha and the nfsserve crate, in one run.
 //!
+//! Without a WORK all are measured; their names are those of [`Work::name`].
 //! Every round measures every server with every work, one after the other, so that what else the
 //! machine does falls on all of them; the table has medians, and the median of the rounds' ratios.
 //! Needs root, nfs-ganesha-vfs and rpcbind; it works in namespaces of its own.
@@ -23,13 +24,18 @@ fn main() -> io::Result<()> {
             let port = port.parse().map_err(io::Error::other)?;
             peers::serve(kind, port, directory.into())
         }
-        [] => bench(5),
-        [rounds] => bench(rounds.parse().map_err(io::Error::other)?),
-        _ => Err(io::Error::other("usage: bench-nfs [ROUNDS]")),
+        words => {
+            let (rounds, names) = match words.split_first().map(|(first, rest)| (first.parse(), rest)) {
+                Some((Ok(rounds), names)) => (rounds, names),
+                _ => (5, words),
+            };
+            let works: Vec<Work> = names.iter().map(|name| Work::named(name)).collect::<io::Result<_>>()?;
+            bench(rounds, if works.is_empty() { &Work::ALL } else { &works })
+        }
     }
 }
 
-fn bench(rounds: usize) -> io::Result<()> {
+fn bench(rounds: usize, works: &[Work]) -> io::Result<()> {
     let _rpcbind = isolate()?;
     // On a disk, not in memory: a part of what is measured is how writes get there.
     let scratch = tempfile::Builder::new().prefix("bench-nfs-").tempdir_in("/var/tmp")?;
@@ -55,7 +61,7 @@ fn bench(rounds: usize) -> io::Result<()> {
     }
     println!(" ratio to NFS-Ganesha | to nfsserve | CPU a unit, to NFS-Ganesha |");
     println!("|---|{}---|---|---|", "---|".repeat(peers.len()));
-    for work in Work::ALL {
+    for work in works {
         let mut samples: Vec<Vec<Option<Sample>>> = vec![Vec::new(); peers.len()];
         for round in 0..rounds {
             for (peer, samples) in peers.iter().zip(&mut samples) {

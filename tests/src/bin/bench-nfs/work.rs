@@ -53,6 +53,25 @@ impl Work {
         Self::Untar,
     ];
 
+    /// What it is called on the command line.
+    pub fn name(self) -> String {
+        match self {
+            Self::GetAttr(connections, depth) => format!("getattr-{connections}x{depth}"),
+            Self::Read(..) => "read".into(),
+            Self::Write => "write".into(),
+            Self::ReadDirPlus => "readdirplus".into(),
+            Self::Untar => "untar".into(),
+        }
+    }
+
+    /// The work of a name.
+    pub fn named(name: &str) -> io::Result<Self> {
+        Self::ALL.into_iter().find(|work| work.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            io::Error::other(format!("there is no work called {name}; there are {names}"))
+        })
+    }
+
     /// Its name and unit in the table.
     pub fn title(self) -> (String, &'static str) {
         match self {
