@@ -281,6 +281,61 @@ fn a_call_sent_again_while_it_is_in_progress_is_done_once_and_answered_everywher
 }
 
 #[test]
+fn calls_at_the_disk_hold_up_neither_their_own_connection_nor_others() {
+    let (gate, opened) = Gate::new();
+    let serving = Serving::start(gate, Limits { threads: 1, ..Limits::default() }).unwrap();
+    let mut clients: Vec<Client> = (0..5).map(|_| serving.client().unwrap()).collect();
+    let root = clients[0].mount("/").unwrap();
+    // One is carried out where it was read, one in the pool's only thread, the others wait for that.
+    let made: Vec<u32> = clients
+        .iter_mut()
+        .zip(["a", "b", "c", "d", "e"])
+        .map(|(client, name)| {
+            let args = Args::new().opaque(&root).opaque(name.as_bytes()).mode(None);
+            let xid = client.queue(NFS, procedure::MKDIR, &[&args.0]);
+            client.flush().unwrap();
+            xid
+        })
+        .collect();
+    opened.entered.recv().unwrap();
+    for client in &mut clients {
+        client.nfs(procedure::GETATTR, &Args::new().opaque(&root)).unwrap();
+    }
+    for _ in &made {
+        opened.go.send(()).unwrap();
+    }
+    for (client, xid) in clients.iter_mut().zip(made) {
+        let reply = client.reply().unwrap();
+        assert_eq!(reply.xid, xid);
+        assert_eq!(reply.results().unwrap().get_u32(), 0);
+    }
+}
+
+#[test]
+fn calls_that_came_together_are_all_answered_however_long_the_replies() {
+    both(|serving| {
+        let client = &mut serving.client().unwrap();
+        // A call that is left lying would be answered only when the server next looks about, after 15 s.
+        client.stream().set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        let root = client.mount("/").unwrap();
+        let file = client.make(procedure::CREATE, &root, "file", unchecked()).unwrap();
+        let data = vec![1; 64 << 10];
+        let write = Args::new().opaque(&file).u64(0).u32(64 << 10).u32(2).opaque(&data);
+        client.nfs(procedure::WRITE, &write).unwrap();
+        let read = Args::new().opaque(&file).u64(0).u32(64 << 10);
+        for _ in 0..3 {
+            for _ in 0..150 {
+                client.queue(NFS, procedure::READ, &[&read.0]);
+            }
+            client.flush().unwrap();
+            for _ in 0..150 {
+                assert_eq!(client.reply().unwrap().rest.len(), 16 + 4 + 4 + 84 + 4 + 4 + 4 + (64 << 10));
+            }
+        }
+    });
+}
+
+#[test]
 fn a_shutdown_answers_what_is_in_progress() {
     let (gate, opened) = Gate::new();
     let serving = Serving::start(gate, Limits::default()).unwrap();

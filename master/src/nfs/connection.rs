@@ -1,35 +1,36 @@
-//! One TCP connection: reads calls, carries the quick ones out at once, hands the others to the
-//! pool, and writes replies as they come.
+//! One TCP connection: reads calls, carries the quick ones out at once, and has the others carried out
+//! beside; who carries out a call also writes its reply ([`Outbox`]).
 //!
-//! A single task owns all of it. It stops reading while too much waits: replies that the
-//! client does not take, calls in progress, or memory that all connections together have used up.
+//! A call that can block and comes alone is carried out by the very thread that read it, while another
+//! takes over what that thread did besides, this connection too: so a client that waits for each reply
+//! waits for no thread. Of calls that come together each gets a thread of the [`Pool`].
+//!
+//! It stops reading while too much waits: replies that the client does not take, calls in progress, or
+//! memory that all connections together have used up.
 
 use super::cache::{Begin, Key, Peer, ReplyCache};
 use super::counters::Counters;
 use super::fs::Caller;
-use super::output::{Output, Reply, frame};
+use super::outbox::Outbox;
+use super::output::{Reply, frame};
 use super::pool::Pool;
 use super::record::{MAX_RECORD, RecordError, RecordReader};
 use super::rpc::{Call, Credential, Denial, Ids, Refusal};
 use super::service::{Service, Task};
 use bytes::{Bytes, BytesMut};
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::WriteHalf;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Calls of one connection that are in progress at a time; the next ones wait in its socket.
-const MAX_PENDING: usize = 64;
-/// Octets of replies that may wait for one client to take them, before no more calls are read.
-const MAX_QUEUED: usize = 2 * 1024 * 1024;
 /// Calls and replies from this size on are counted against the bound of all connections together.
 const COUNTED: usize = 8 * 1024;
 /// The unit of that bound.
@@ -50,8 +51,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub struct Shared {
     /// What is served.
     pub service: Service,
-    /// Where calls that can block are carried out.
+    /// Where calls that can block are carried out, of which several came together.
     pub pool: Pool,
+    /// A place for each further thread that may carry out a call which came alone.
+    pub alone: Arc<Semaphore>,
     /// The memory, in units of 1024 octets, that calls and replies may take.
     pub budget: Arc<Semaphore>,
     /// Whether calls from a port that any user can have are denied.
@@ -65,7 +68,7 @@ pub fn budget(octets: usize) -> Arc<Semaphore> {
 
 /// Memory of a call or reply: of its client's share, and of all.
 #[derive(Debug)]
-struct Permit {
+pub struct Permit {
     _share: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
 }
@@ -87,14 +90,8 @@ pub enum ConnectionError {
     Stalled,
 }
 
-/// A reply that came from the pool, with its share of the memory bound.
-pub struct Finished {
-    reply: Reply,
-    permit: Option<Permit>,
-}
-
 /// Who waits for a call: the connection it came over.
-pub type Waiter = mpsc::UnboundedSender<Finished>;
+pub type Waiter = Arc<Outbox>;
 
 /// A connection being served.
 pub struct Connection {
@@ -102,75 +99,74 @@ pub struct Connection {
     peer: SocketAddr,
     replies: Arc<Peer<Waiter>>,
     hash: Arc<ReplyCache<Waiter>>,
+    input: OwnedReadHalf,
+    outbox: Arc<Outbox>,
     reader: RecordReader,
-    output: Output,
-    /// Memory of replies in `output`: given back when the stream has been written up to there.
-    held: VecDeque<(u64, Permit)>,
     /// Memory of the long call that is now being read.
     reading: Option<Permit>,
     /// A call for which there is no memory at the moment, and how much it needs.
     starved: Option<(Bytes, usize)>,
-    pending: usize,
-    finished: (Waiter, mpsc::UnboundedReceiver<Finished>),
     /// The last credential, decoded: it is the same for thousands of calls.
     caller: Option<(Vec<u8>, Arc<Caller>)>,
+    /// Whether another thread can take over from one that carries out a call.
+    hands_over: bool,
     closing: bool,
 }
 
 impl Connection {
-    /// A connection from `peer`.
-    pub fn new(shared: Arc<Shared>, cache: &Arc<ReplyCache<Waiter>>, peer: SocketAddr) -> Self {
+    /// A connection from `peer`, within a runtime.
+    pub fn new(
+        shared: Arc<Shared>,
+        cache: &Arc<ReplyCache<Waiter>>,
+        peer: SocketAddr,
+        stream: TcpStream,
+    ) -> Self {
+        let (input, output) = stream.into_split();
         Self {
+            outbox: Arc::new(Outbox::new(Arc::clone(&shared), output)),
             shared,
             peer,
             replies: cache.peer(peer.ip()),
             hash: Arc::clone(cache),
+            input,
             reader: RecordReader::default(),
-            output: Output::default(),
-            held: VecDeque::new(),
             reading: None,
             starved: None,
-            pending: 0,
-            finished: mpsc::unbounded_channel(),
             caller: None,
+            hands_over: Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread,
             closing: false,
         }
     }
 
     /// Serves it until the client closes it or `shutdown` is called; calls in progress are still answered.
-    pub async fn serve(
-        mut self,
-        mut stream: TcpStream,
-        shutdown: &CancellationToken,
-    ) -> Result<(), ConnectionError> {
-        let (mut input, output) = stream.split();
+    pub async fn serve(mut self, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
         let mut cancelled = pin!(shutdown.cancelled());
         let mut timer = pin!(tokio::time::sleep(TICK));
         let mut moved = Instant::now();
+        let mut written = 0;
         let mut drained_by = None;
+        let outbox = Arc::clone(&self.outbox);
         loop {
             self.take_calls()?;
-            self.write(&output)?;
-            if self.closing && self.pending == 0 && self.output.is_empty() {
+            let standing = outbox.flush(self.closing)?;
+            if self.closing && standing.pending == 0 && standing.queued == 0 {
                 return Ok(());
             }
             let need = self.need();
-            let reads = !self.closing && need.is_none() && self.has_room();
+            let reads = !self.closing && need.is_none() && standing.room;
+            if reads && self.reader.has_whole() {
+                // There was no room for it before the replies to those before it were written.
+                continue;
+            }
             tokio::select! {
-                read = input.read_buf(self.reader.space()), if reads => {
+                read = self.input.read_buf(self.reader.space()), if reads => {
                     let read = read?;
                     self.closing = read == 0;
                     Counters::count(&self.shared.service.counters().received, read);
                     moved = Instant::now();
                 }
-                Some(first) = self.finished.1.recv(), if self.pending > 0 => {
-                    self.finish(first);
-                    while let Ok(next) = self.finished.1.try_recv() {
-                        self.finish(next);
-                    }
-                    moved = Instant::now();
-                }
-                ready = output.ready(Interest::WRITABLE), if !self.output.is_empty() => {
+                () = outbox.changed() => moved = Instant::now(),
+                ready = outbox.writable(), if standing.queued > 0 => {
                     ready?;
                     moved = Instant::now();
                 }
@@ -188,17 +184,21 @@ impl Connection {
                     drained_by = Some(by);
                 }
                 () = &mut timer => {
-                    let (now, still) = (Instant::now(), moved.elapsed());
-                    let stalls = !self.output.is_empty() || reads && self.reader.is_within_record();
+                    let now = Instant::now();
+                    if written != standing.written {
+                        (written, moved) = (standing.written, now);
+                    }
+                    let still = now - moved;
+                    let stalls = standing.queued > 0 || reads && self.reader.is_within_record();
                     if drained_by.is_some_and(|by| now >= by) || stalls && still >= STALLED {
                         return Err(ConnectionError::Stalled);
                     }
-                    if self.pending == 0 && still >= IDLE {
+                    if standing.pending == 0 && still >= IDLE {
                         return Ok(());
                     }
                     if still >= TICK {
                         self.reader.release();
-                        self.output.release();
+                        outbox.release();
                     }
                     timer.as_mut().reset(now + TICK);
                 }
@@ -207,7 +207,7 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.starved.is_none() && self.pending < MAX_PENDING && self.output.len() < MAX_QUEUED
+        self.starved.is_none() && self.outbox.has_room()
     }
 
     /// The memory that there has to be before this connection goes on.
@@ -263,114 +263,62 @@ impl Connection {
             }
             permit => permit,
         };
+        if !task.blocks && !task.replayed {
+            let service = &self.shared.service;
+            // A fault has been logged and answered.
+            self.outbox
+                .message(permit, |out| service.run(task, &who, call.arguments, out).unwrap_or_default());
+            return Ok(());
+        }
         let key = task.replayed.then(|| self.hash.key(call.xid, call.procedure, &record[12..]));
         if let Some(key) = key {
-            match self.replies.begin(key, || self.finished.0.clone()) {
+            let waits = || {
+                self.outbox.begin();
+                Arc::clone(&self.outbox)
+            };
+            match self.replies.begin(key, waits) {
                 Begin::New => {}
-                Begin::Waits => {
-                    self.pending += 1;
-                    return Ok(());
-                }
+                Begin::Waits => return Ok(()),
                 Begin::Replay(head) => {
                     Counters::count(&self.shared.service.counters().replayed, 1);
-                    self.output.push(Reply { head, data: Bytes::new() });
+                    self.outbox.push(Reply { head, data: Bytes::new() }, None);
                     return Ok(());
                 }
             }
         }
-        if task.blocks {
-            let arguments = record.slice_ref(call.arguments);
-            self.submit(task, key, who, arguments, permit);
-        } else {
-            self.run(task, key, &who, call.arguments);
-            self.hold(permit);
+        let errand = Errand {
+            shared: Arc::clone(&self.shared),
+            replies: Arc::clone(&self.replies),
+            task,
+            key,
+            who,
+            arguments: record.slice_ref(call.arguments),
+        };
+        if !task.blocks {
+            self.outbox.push(errand.carry_out(), permit);
+            return Ok(());
+        }
+        let alone = self.outbox.begin() == 1 && self.hands_over && !self.reader.is_within_record();
+        let outbox = Arc::clone(&self.outbox);
+        let job = move || outbox.finish(errand.carry_out(), permit);
+        match alone.then(|| Arc::clone(&self.shared.alone).try_acquire_owned()) {
+            Some(Ok(place)) => {
+                // This thread takes it up next, when this connection waits; another goes on with the rest.
+                tokio::spawn(async move {
+                    tokio::task::block_in_place(job);
+                    drop(place);
+                });
+            }
+            Some(Err(_)) | None => self.shared.pool.submit(Box::new(job)),
         }
         Ok(())
     }
 
-    /// Carries out a quick task.
-    fn run(&mut self, task: Task, key: Option<Key>, who: &Caller, arguments: &[u8]) {
-        let mut fault = false;
-        let service = &self.shared.service;
-        let reply = self.output.message(|out| {
-            service.run(task, who, arguments, out).unwrap_or_else(|_| {
-                fault = true;
-                None
-            })
-        });
-        if let Some(key) = key {
-            settle(&self.replies, key, reply, fault);
-        }
-    }
-
-    /// Hands a task to the pool.
-    fn submit(
-        &mut self,
-        task: Task,
-        key: Option<Key>,
-        who: Arc<Caller>,
-        arguments: Bytes,
-        permit: Option<Permit>,
-    ) {
-        self.pending += 1;
-        let (shared, replies, back) =
-            (Arc::clone(&self.shared), Arc::clone(&self.replies), self.finished.0.clone());
-        self.shared.pool.submit(Box::new(move || {
-            let mut head = BytesMut::with_capacity(512);
-            let mut fault = false;
-            let data = frame(&mut head, |out| {
-                shared.service.run(task, &who, &arguments, out).unwrap_or_else(|_| {
-                    fault = true;
-                    None
-                })
-            });
-            // The call's memory goes before its permit does.
-            drop(arguments);
-            if let Some(key) = key {
-                settle(&replies, key, &head, fault);
-            }
-            // An error means that the connection is gone; the client will ask again over another one.
-            let _ = back.send(Finished { reply: Reply { head: head.freeze(), data }, permit });
-        }));
-    }
-
-    fn finish(&mut self, finished: Finished) {
-        self.pending -= 1;
-        self.output.push(finished.reply);
-        self.hold(finished.permit);
-    }
-
-    /// Keeps the memory of what was put into `output` last until it is written.
-    fn hold(&mut self, permit: Option<Permit>) {
-        self.held.extend(permit.map(|permit| (self.output.end(), permit)));
-    }
-
-    fn deny(&mut self, xid: u32, denial: Denial) {
-        let service = &self.shared.service;
-        self.output.message(|out| {
-            service.deny(xid, denial, out);
+    fn deny(&self, xid: u32, denial: Denial) {
+        self.outbox.message(None, |out| {
+            self.shared.service.deny(xid, denial, out);
             None
         });
-    }
-
-    /// Writes as much as the socket takes without waiting.
-    fn write(&mut self, stream: &WriteHalf<'_>) -> io::Result<()> {
-        while !self.output.is_empty() {
-            let mut slices = [IoSlice::new(&[]); 64];
-            let count = self.output.slices(&mut slices);
-            match stream.try_write_vectored(&slices[..count]) {
-                Ok(written) => {
-                    self.output.advance(written);
-                    while self.held.front().is_some_and(|(end, _)| *end <= self.output.start()) {
-                        self.held.pop_front();
-                    }
-                    Counters::count(&self.shared.service.counters().sent, written);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     fn caller(&mut self, credential: Credential<'_>) -> Result<Arc<Caller>, Denial> {
@@ -394,13 +342,40 @@ impl Connection {
     }
 }
 
+/// A call with all that it takes to carry it out, on whichever thread.
+struct Errand {
+    shared: Arc<Shared>,
+    replies: Arc<Peer<Waiter>>,
+    task: Task,
+    key: Option<Key>,
+    who: Arc<Caller>,
+    arguments: Bytes,
+}
+
+impl Errand {
+    /// Carries it out: the reply, which all have got by then that wait for another copy of the call. The
+    /// call's memory is given back.
+    fn carry_out(self) -> Reply {
+        let mut head = BytesMut::with_capacity(512);
+        let mut fault = false;
+        let data = frame(&mut head, |out| {
+            self.shared.service.run(self.task, &self.who, &self.arguments, out).unwrap_or_else(|_| {
+                fault = true;
+                None
+            })
+        });
+        if let Some(key) = self.key {
+            settle(&self.replies, key, &head, fault);
+        }
+        Reply { head: head.freeze(), data }
+    }
+}
+
 /// Puts the reply of a call into the cache, and answers those that wait for it.
 fn settle(replies: &Peer<Waiter>, key: Key, reply: &[u8], fault: bool) {
     let waiting = if fault { replies.abandon(key) } else { replies.finish(key, reply) };
     for waiter in waiting {
-        let reply = Reply { head: Bytes::copy_from_slice(reply), data: Bytes::new() };
-        // An error means that this connection is gone, too.
-        let _ = waiter.send(Finished { reply, permit: None });
+        waiter.finish(Reply { head: Bytes::copy_from_slice(reply), data: Bytes::new() }, None);
     }
 }
 

@@ -4,9 +4,9 @@
 //!
 //! The way of a call: [`record`] cuts it out of the stream, [`rpc`] reads its header, [`service`] finds
 //! the procedure, [`args`] decodes its arguments, [`procedures`] carries it out and writes the
-//! results ([`encode`]), [`output`] sends them. [`connection`] drives this for one client: calls that
-//! cannot block run there and then, in batches; the others in a [`pool`]. [`cache`] answers again what
-//! was answered before.
+//! results ([`encode`]), [`output`] frames and [`outbox`] sends them. [`connection`] drives this for one
+//! client: calls that cannot block run there and then, in batches; one that can and comes alone runs on
+//! the same thread; the others in a [`pool`]. [`cache`] answers again what was answered before.
 //!
 //! Calls count from ports under 1024 only: with AUTH_UNIX the client says itself who calls, so the word of
 //! any user of a node would make him its root.
@@ -22,6 +22,7 @@ pub mod fs;
 pub mod fuzz;
 pub mod memory;
 pub mod mount;
+pub mod outbox;
 pub mod output;
 pub mod pool;
 pub mod portmap;

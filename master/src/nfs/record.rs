@@ -58,6 +58,11 @@ impl RecordReader {
         !self.buffer.is_empty() || self.fragments > 0
     }
 
+    /// Whether a whole fragment is here, which [`RecordReader::take`] takes.
+    pub fn has_whole(&self) -> bool {
+        self.mark().is_some_and(|mark| self.buffer.len() - 4 >= mark.len)
+    }
+
     /// How many octets the record takes that is now being read, as far as it has said.
     pub fn begun(&self) -> usize {
         self.pieces.len() + self.mark().map_or(0, |mark| mark.len)
@@ -171,6 +176,7 @@ mod tests {
         assert_eq!(feed(&mut reader, &whole[..5]), Ok(None));
         reader.release();
         assert_eq!(reader.begun(), 4);
+        assert!(!reader.has_whole());
         assert_eq!(feed(&mut reader, &whole[5..]).unwrap().unwrap(), &b"abcd"[..]);
     }
 }

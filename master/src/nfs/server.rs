@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,7 +29,7 @@ pub struct Limits {
     pub per_client: usize,
     /// Octets of large calls and replies of all connections together.
     pub memory: usize,
-    /// Threads for calls that can block on the disk.
+    /// Threads for calls that can block on the disk, and as many again for those that come alone.
     pub threads: usize,
     /// Whether calls count only from a port under 1024, which on a client only root can have: who calls
     /// says himself which user he is.
@@ -90,6 +91,7 @@ impl Server {
             shared: Arc::new(Shared {
                 service,
                 pool,
+                alone: Arc::new(Semaphore::new(limits.threads)),
                 budget: budget(limits.memory),
                 only_root_calls: limits.only_root_calls,
             }),
@@ -188,8 +190,8 @@ impl Server {
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%peer, %error, "a socket option was refused");
         }
-        let connection = Connection::new(Arc::clone(&self.shared), &self.cache, peer);
-        match connection.serve(stream, &shutdown).await {
+        let connection = Connection::new(Arc::clone(&self.shared), &self.cache, peer, stream);
+        match connection.serve(&shutdown).await {
             Ok(()) => tracing::debug!(%peer, "NFS connection closed"),
             Err(error) => tracing::info!(%peer, %error, "NFS connection closed"),
         }
