@@ -13,6 +13,7 @@ pub mod interfaces;
 pub mod inventory;
 pub mod keys;
 pub mod lab;
+pub mod ndp;
 pub mod nfs;
 pub mod places;
 pub mod ports;

@@ -6,6 +6,7 @@
 //! boot.ipxe?mac=MAC&uuid=UUID                       the node's script for iPXE
 //! grub/grub.cfg, grub/node/MAC                      GRUB's first script, and the node's
 //! images/NAME/BUILD/{kernel,initramfs,root.squashfs}
+//! images/NAME/BUILD/initramfs?nic=BUSID             what a machine with this network card needs of it
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -111,7 +112,7 @@ impl Site {
                 }
                 match path.split('/').collect::<Vec<_>>()[..] {
                     ["images", image, build, file @ ("kernel" | "initramfs" | "root.squashfs")] => {
-                        self.image_file(image, build, file, request.peer)
+                        self.image_file(image, build, file, request)
                     }
                     _ => Err(FileError::NotFound),
                 }
@@ -129,13 +130,19 @@ impl Site {
         }
     }
 
-    fn image_file(&self, image: &str, build: &str, file: &str, peer: IpAddr) -> Result<File, FileError> {
+    fn image_file(
+        &self,
+        image: &str,
+        build: &str,
+        file: &str,
+        request: &Request<'_>,
+    ) -> Result<File, FileError> {
         let path = self.paths().state.join("images").join(image).join(build).join(file);
         if !path.is_file() {
             return Err(FileError::NotFound);
         }
         if file == "kernel"
-            && let IpAddr::V4(address) = peer
+            && let IpAddr::V4(address) = request.peer
             && let Some(name) = self.node_at(address)
             && let Some(mac) = self.inventory.node(&name).and_then(|state| state.mac)
         {
@@ -145,6 +152,12 @@ impl Site {
                 &self.sighting(mac, None, Some(address)),
                 "fetched its kernel",
             );
+        }
+        if file == "initramfs"
+            && let Some(card) = query_value(request.query, "nic").and_then(|text| text.parse().ok())
+            && let Some(cut) = self.cuts.get(&path, card).map_err(FileError::Ours)?
+        {
+            return Ok(File::Made(cut));
         }
         Ok(File::OnDisk(path))
     }

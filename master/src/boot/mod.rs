@@ -2,6 +2,7 @@
 
 mod accept;
 pub mod context;
+mod cuts;
 mod files;
 pub mod firmware;
 mod generation;

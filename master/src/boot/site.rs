@@ -9,10 +9,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::cluster::{self, Cluster, Effect, Mac, Node, Problems, Uuid};
-use crate::inventory::{Inventory, Machine, Sighting, Timestamp};
+use crate::inventory::{Inventory, Machine, Sighting, Stage, Timestamp};
 use crate::render::{self, RenderedFile};
 
 use super::context::{self, Held};
+use super::cuts::Cuts;
 use super::{Generation, Rebase, neighbour};
 
 /// Where a master's files are.
@@ -98,6 +99,7 @@ pub struct Site {
     current: ArcSwap<Generation>,
     /// Held by whoever makes the next generation.
     changing: Mutex<()>,
+    pub(super) cuts: Cuts,
     /// Addresses that nodes without a fixed one hold now, with when they may be another's.
     held: RwLock<HashMap<String, (Ipv4Addr, Option<Timestamp>)>>,
     held_changed: Notify,
@@ -138,6 +140,7 @@ impl Site {
             roots: OnceLock::new(),
             current: ArcSwap::from_pointee(generation),
             changing: Mutex::new(()),
+            cuts: Cuts::default(),
             held: RwLock::default(),
             held_changed: Notify::new(),
             followers: Mutex::default(),
@@ -368,6 +371,13 @@ impl Site {
             self.tokens.fetched(&node);
             self.inventory.fetched(&node, what);
         }
+    }
+
+    /// Whether a machine is a node whose firmware or loader is at work.
+    pub fn is_in_loader(&self, mac: Mac) -> bool {
+        let generation = self.current();
+        let state = generation.node_of(mac, None).and_then(|node| self.inventory.node(&node.name));
+        state.is_some_and(|state| matches!(state.stage, Stage::Dhcp | Stage::Loader))
     }
 
     /// What a node sees at each templated path.

@@ -44,6 +44,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 4096;
 /// Connections of one address at once; firmware and loaders open one or a few.
 const CONNECTIONS_EACH: usize = 64;
+/// What a connection holds of a file that the machine has not taken yet; hyper would hold 400 KiB for each of a
+/// room of them.
+const BUFFER: usize = 64 * 1024;
 /// A machine that takes nothing of what it is sent for so long is cut off.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a shutdown waits for what is being sent.
@@ -126,7 +129,7 @@ where
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     // A client that has said all may close its half of the connection before the answer.
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).half_close(true);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).half_close(true).max_buf_size(BUFFER);
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -166,7 +169,9 @@ async fn file(
     };
     let answer = match found {
         Ok(File::Made(bytes)) => {
-            ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], bytes).into_response()
+            let script = !path.starts_with("images/");
+            let kind = if script { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+            ([(header::CONTENT_TYPE, kind)], bytes).into_response()
         }
         Ok(File::OnDisk(path)) => match ServeFile::new(&path).oneshot(request).await {
             Ok(response) => response.into_response(),

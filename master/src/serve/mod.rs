@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::boot::{ApplyError, CONTROL_PORT, NFS_PORT, Paths, Site, context};
-use crate::cluster::DhcpMode;
+use crate::cluster::{DhcpMode, Mac};
 use crate::control::{Agents, Control};
 use crate::dhcp::{SqliteLeases, StartError, find_servers};
 use crate::inventory::{self, Inventory, Timestamp};
 use crate::keys::Keys;
 use crate::nfs::union::UnionError;
-use crate::{http, nfs, ports, sntp, web};
+use crate::{http, ndp, nfs, ports, sntp, web};
 
 pub use listen::ListenError;
 use roots::UnionRoots;
@@ -177,6 +177,7 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     tasks.spawn(crate::control::serve(control, control_socket, stop.clone()));
     spawn_portmapper(at(NFS_PORT), &tasks, &stop);
     spawn_time(address, &tasks, &stop);
+    spawn_no_router(&site, &tasks, &stop);
     tasks.spawn({
         let (server, stop) = (nfs_server, stop.clone());
         async move { server.serve(nfs_socket, stop).await }
@@ -278,6 +279,25 @@ fn spawn_time(address: Ipv4Addr, tasks: &TaskTracker, stop: &CancellationToken) 
         }
         Err(error) => tracing::warn!("{error}; nodes take the time from that"),
     }
+}
+
+/// iPXE waits for an IPv6 router unless it is told that there is none; nodes boot without, only later.
+fn spawn_no_router(site: &Arc<Site>, tasks: &TaskTracker, stop: &CancellationToken) {
+    let socket = match ndp::bind(&site.current().cluster.master.interface) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::warn!(%error, "no answers to router solicitations: iPXE will wait 17 s for an IPv6 router");
+            return;
+        }
+    };
+    let (site, stop) = (Arc::clone(site), stop.clone());
+    tasks.spawn(async move {
+        let in_loader = |mac| site.is_in_loader(Mac(mac));
+        tokio::select! {
+            () = told("router advertisements", ndp::serve(socket, in_loader)) => {}
+            () = stop.cancelled() => {}
+        }
+    });
 }
 
 async fn watch_limits(site: Arc<Site>, dhcp_server: Arc<crate::dhcp::Server>, stop: CancellationToken) {

@@ -14,8 +14,9 @@ use super::{
     BuildError, BuildInfo, BuiltImage, ImageSpec, Progress, Source, archive, at, chroot, copy, debian,
     digest, fixups, squashfs, store,
 };
+use crate::initramfs::{self, Initramfs};
 use crate::rooted::Rooted;
-use crate::{durable, index, initramfs, kernel};
+use crate::{durable, index, kernel};
 
 /// At most this many files with dropped attributes are named.
 const DROPPED_NAMED: usize = 1000;
@@ -222,10 +223,13 @@ impl Build<'_> {
 
     /// Makes the initramfs in a build's folder; gives its size.
     fn initramfs(&self, root: &Rooted, kernel: &kernel::Kernel, build: &Path) -> Result<u64, BuildError> {
-        let packed = initramfs::build(root, kernel, self.stage1)?;
-        let path = build.join("initramfs");
-        durable::replace(&path, &packed, Some(0o644)).map_err(at(path))?;
-        Ok(packed.len() as u64)
+        let Initramfs { octets, parts } = initramfs::build(root, kernel, self.stage1)?;
+        let table = serde_json::to_vec(&parts).map_err(|error| at(build)(error.into()))?;
+        for (name, content) in [(initramfs::TABLE, &table), ("initramfs", &octets)] {
+            let path = build.join(name);
+            durable::replace(&path, content, Some(0o644)).map_err(at(path))?;
+        }
+        Ok(octets.len() as u64)
     }
 
     /// Makes the build the current one.
@@ -262,7 +266,7 @@ impl Build<'_> {
         let root_path = path.join("root");
         let mut steps = Steps { number: 0, of: 1, progress };
         let stage1 = digest::of_file(self.stage1)?;
-        if info.stage1 != stage1 {
+        if info.stage1 != stage1 || !path.join(initramfs::TABLE).exists() {
             steps.next("initramfs with the new stage1");
             let root = Rooted::open(&root_path).map_err(at(&root_path))?;
             info.initramfs_size = self.initramfs(&root, &kernel::find(&root)?, &path)?;

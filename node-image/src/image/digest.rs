@@ -8,7 +8,7 @@ use std::path::Path;
 use super::{BuildError, FileContent, ImageSpec, Source, at};
 
 /// Raised when the builder makes something else of the same inputs.
-const BUILDER: u32 = 1;
+const BUILDER: u32 = 2;
 
 /// The digest of all that `spec` makes an image of.
 ///

@@ -29,6 +29,12 @@ const MASKED: &[&str] = &[
     "zfs-import-cache.service",
     "zfs-import-scan.service",
     "systemd-remount-fs.service",
+    // It would make partitions on a local disk, and has device mapper and loop loaded for that.
+    "systemd-repart.service",
+    // For logind; a graphics driver brings drm with it, and without one nothing has a use for it.
+    "modprobe@drm.service",
+    // The journal stays in memory (below), and there is nothing to flush.
+    "systemd-journal-flush.service",
     // Host keys are made in memory and signed at each boot.
     "sshd-keygen.service",
     "regenerate_ssh_host_keys.service",

@@ -63,15 +63,15 @@ impl Depmod {
     }
 
     /// These modules and all that they need.
-    pub fn closure<'a>(&'a self, names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    pub fn closure<'a, 'n>(&'a self, names: impl IntoIterator<Item = &'n str>) -> BTreeSet<&'a str> {
         let mut closure = BTreeSet::new();
-        let mut open: Vec<&str> = names.into_iter().collect();
-        while let Some(name) = open.pop() {
-            let Some((name, (_, dependencies))) = self.modules.get_key_value(name) else { continue };
+        let known = |name: &str| self.modules.get_key_value(name);
+        let mut open: Vec<_> = names.into_iter().filter_map(known).collect();
+        while let Some((name, (_, dependencies))) = open.pop() {
             if closure.insert(name.as_str()) {
-                open.extend(dependencies.iter().map(String::as_str));
+                open.extend(dependencies.iter().filter_map(|name| known(name)));
                 // libcrc32c asks the crypto API for an algorithm by its alias, not by a module's name.
-                open.extend(dependencies.iter().flat_map(|name| self.providers(name)));
+                open.extend(dependencies.iter().flat_map(|name| self.providers(name)).filter_map(known));
             }
         }
         closure

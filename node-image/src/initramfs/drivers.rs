@@ -7,13 +7,19 @@ pub const ROOT: &[(&str, &str)] =
 /// What a kernel has to have, as a module or built in.
 pub const NEEDED: &[&str] = &["nfs", "nfsv3", "loop", "squashfs", "overlay"];
 
+/// What every node is sent, for it is small: virtio, where the card's numbers name the bus and not the
+/// driver; virtio_rng because a node makes keys as soon as it is switched on.
+pub const COMMON: &[&str] = &["virtio_net", "virtio_pci", "virtio_mmio", "virtio_rng"];
+
+/// What a driver asks for by itself when it has found its device; nothing in the initramfs would answer it, so
+/// the second is loaded for the devices of the first: a PHY driver before it, the network part of a card's
+/// driver with it.
+pub const BESIDE: &[(&str, &str)] = &[("tg3", "broadcom"), ("mlx4_core", "mlx4_en")];
+
 /// Drivers of the NICs that machines boot from, and of what leads to them. Loaded where their device is
 /// there; a name that a kernel lacks is passed over.
 pub const NICS: &[&str] = &[
-    // Virtual machines; virtio_rng because a node makes keys as soon as it is switched on.
-    "virtio_net",
-    "virtio_pci",
-    "virtio_mmio",
+    // Virtual machines.
     "vmxnet3",
     "hv_netvsc",
     "hv_vmbus",
@@ -21,7 +27,6 @@ pub const NICS: &[&str] = &[
     "xen_netfront",
     "ena",
     "gve",
-    "virtio_rng",
     "8139cp",
     "8139too",
     "pcnet32",

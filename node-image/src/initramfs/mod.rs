@@ -2,10 +2,12 @@
 //!
 //! The same image and the same stage1 give the same octets: files are sorted, times are zero, inode
 //! numbers count up, and the compressor runs on one thread. The archive is cpio's `newc`
-//! (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst), compressed by zstd.
+//! (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst), in [`Parts`] that are
+//! compressed by zstd each.
 
 mod depmod;
 mod drivers;
+mod parts;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,13 +15,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub use depmod::Depmod;
+pub use parts::{Part, Parts, PciId, PciPattern};
 
 use crate::kernel::Kernel;
 use crate::rooted::Rooted;
 use crate::stage1::modules::{Module, ModuleList};
 
-/// The highest level that packs in seconds: 19 takes twenty times as long for a tenth less.
-const LEVEL: i32 = 10;
+/// The name of the file beside an initramfs that tells its [`Parts`], as JSON.
+pub const TABLE: &str = "initramfs.parts";
+/// Of the part that every node is sent: a tenth smaller than by level 10, in two seconds.
+const COMMON_LEVEL: i32 = 19;
+/// Of the drivers, which are many: the highest level that packs them in seconds.
+const DRIVER_LEVEL: i32 = 10;
 const DIRECTORY: u32 = 0o040_755;
 const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
@@ -60,11 +67,20 @@ pub enum InitramfsError {
     Pack(#[from] io::Error),
 }
 
+/// An initramfs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Initramfs {
+    /// All of it.
+    pub octets: Vec<u8>,
+    /// What can be sent of it alone.
+    pub parts: Parts,
+}
+
 /// Makes the initramfs of an image.
 ///
 /// # Errors
 /// A kernel that lacks what a node needs, a file that cannot be read.
-pub fn build(root: &Rooted, kernel: &Kernel, stage1: &Path) -> Result<Vec<u8>, InitramfsError> {
+pub fn build(root: &Rooted, kernel: &Kernel, stage1: &Path) -> Result<Initramfs, InitramfsError> {
     let in_image = |path: String| move |error| InitramfsError::Image { path, error };
     let depmod = Depmod::read(root, kernel).map_err(in_image(kernel.modules.clone()))?;
     let lacking = |name: &&&str| !depmod.modules.contains_key(**name) && !depmod.builtin.contains(**name);
@@ -82,21 +98,62 @@ pub fn build(root: &Rooted, kernel: &Kernel, stage1: &Path) -> Result<Vec<u8>, I
         std::fs::read(stage1).map_err(|error| InitramfsError::Stage1 { path: stage1.to_owned(), error })?;
     archive.add("init", PROGRAM, program);
     archive.add("modules/list", FILE, list.to_text().into_bytes());
-    for (name, module) in &list.modules {
-        let path = format!("{}/{}", kernel.modules, depmod.modules[name].0);
-        let content = read_module(root, &path).map_err(in_image(path.clone()))?;
-        for firmware in firmware_of(&content) {
-            add_firmware(root, &firmware, &mut archive)?;
+    let common = depmod.closure(drivers::COMMON.iter().copied().chain(root_modules()));
+    let mut others = Vec::new();
+    for name in list.modules.keys() {
+        if common.contains(name.as_str()) {
+            add_module(root, kernel, &depmod, name, &mut archive)?;
+        } else {
+            let mut own = Archive::default();
+            add_module(root, kernel, &depmod, name, &mut own)?;
+            others.push((name, own));
         }
-        archive.add(&format!("modules/{}", module.file), FILE, content);
     }
-    Ok(zstd::encode_all(archive.pack()?.as_slice(), LEVEL)?)
+    let mut octets = archive.compress(COMMON_LEVEL)?;
+    let mut parts = Parts { common: octets.len() as u64, ..Parts::default() };
+    for (name, archive) in others {
+        let start = octets.len() as u64;
+        octets.extend(archive.compress(DRIVER_LEVEL)?);
+        let needs = list.modules[name].dependencies.clone();
+        parts.modules.insert(name.clone(), Part { range: start..octets.len() as u64, needs });
+    }
+    let device = |(pattern, name): &(String, String)| Some((PciPattern::of_alias(pattern)?, name.clone()));
+    parts.devices = list.aliases.iter().filter_map(device).collect();
+    parts.of = blake3::hash(&octets).to_hex().to_string();
+    Ok(Initramfs { octets, parts })
+}
+
+fn root_modules() -> impl Iterator<Item = &'static str> {
+    drivers::ROOT.iter().map(|(_, name)| *name)
+}
+
+/// Adds a module and the firmware that it may ask for.
+fn add_module(
+    root: &Rooted,
+    kernel: &Kernel,
+    depmod: &Depmod,
+    name: &str,
+    archive: &mut Archive,
+) -> Result<(), InitramfsError> {
+    let path = format!("{}/{}", kernel.modules, depmod.modules[name].0);
+    let content =
+        read_module(root, &path).map_err(|error| InitramfsError::Image { path: path.clone(), error })?;
+    for firmware in firmware_of(&content) {
+        add_firmware(root, &firmware, archive)?;
+    }
+    archive.add(&module_file(name), FILE, content);
+    Ok(())
+}
+
+/// Where a module lies in the initramfs.
+fn module_file(name: &str) -> String {
+    format!("modules/{name}.ko")
 }
 
 /// The modules for the initramfs, with the aliases of their devices.
 pub(crate) fn choose(depmod: &Depmod) -> ModuleList {
-    let names =
-        depmod.closure(drivers::NICS.iter().copied().chain(drivers::ROOT.iter().map(|(_, name)| *name)));
+    let named = drivers::COMMON.iter().chain(drivers::NICS).copied();
+    let names = depmod.closure(named.chain(root_modules()));
     let load = drivers::ROOT.iter().map(|&(root, name)| (root.to_owned(), name.to_owned())).collect();
     let mut list = ModuleList { load, ..Default::default() };
     for &name in &names {
@@ -110,8 +167,17 @@ pub(crate) fn choose(depmod: &Depmod) -> ModuleList {
         list.modules.insert(name.to_owned(), Module { file: format!("{name}.ko"), dependencies });
     }
     let device = |(pattern, name): &&(String, String)| names.contains(name.as_str()) && pattern.contains(':');
-    list.aliases = depmod.aliases.iter().filter(device).cloned().collect();
-    list.aliases.sort();
+    let named = depmod.aliases.iter().filter(device);
+    list.aliases = named
+        .flat_map(|(pattern, name)| {
+            let beside =
+                drivers::BESIDE.iter().filter(|(first, second)| first == name && names.contains(second));
+            let beside = beside.map(|(_, second)| (pattern.clone(), (*second).to_owned()));
+            beside.chain([(pattern.clone(), name.clone())]).collect::<Vec<_>>()
+        })
+        .collect();
+    // By device alone: what goes beside a driver stays before it.
+    list.aliases.sort_by(|(one, _), (other, _)| one.cmp(other));
     list
 }
 
@@ -203,6 +269,11 @@ impl Archive {
         cpio::newc::trailer(&mut packed)?;
         Ok(packed)
     }
+
+    /// Packed as a frame that tells its size, so that unpacking takes no larger window than that.
+    fn compress(&self, level: i32) -> io::Result<Vec<u8>> {
+        zstd::bulk::compress(&self.pack()?, level)
+    }
 }
 
 #[cfg(test)]
@@ -218,16 +289,16 @@ mod tests {
             modules: "lib/modules/6.1".into(),
         };
         let dep = "k/nfs.ko: k/sunrpc.ko\nk/nfsv3.ko: k/nfs.ko k/sunrpc.ko\nk/sunrpc.ko:\nk/loop.ko.zst:\n\
-                   k/squashfs.ko.xz:\nk/virtio-net.ko:\nk/sound.ko:\n";
+                   k/squashfs.ko.xz:\nk/virtio-net.ko:\nk/sound.ko:\nk/e1000e.ko: k/ptp.ko k/nfs.ko\nk/ptp.ko:\nk/tg3.ko: k/ptp.ko\nk/broadcom.ko:\n";
         root.write("lib/modules/6.1/modules.dep", dep.as_bytes(), 0o644).unwrap();
         root.write("lib/modules/6.1/modules.builtin", b"k/overlay.ko\n", 0o644).unwrap();
         root.write(
             "lib/modules/6.1/modules.alias",
-            b"alias virtio:d1v* virtio_net\nalias sound:x sound\n",
+            b"alias virtio:d1v* virtio_net\nalias sound:x sound\nalias pci:v00008086d000010D3sv* e1000e\nalias pci:v000014E4d00001657sv* tg3\n",
             0o644,
         )
         .unwrap();
-        for name in ["nfs", "nfsv3", "sunrpc", "sound"] {
+        for name in ["nfs", "nfsv3", "sunrpc", "sound", "e1000e", "ptp", "tg3", "broadcom"] {
             root.write(format!("lib/modules/6.1/k/{name}.ko"), name.as_bytes(), 0o644).unwrap();
         }
         root.write("lib/modules/6.1/k/virtio-net.ko", b"\x7fELF\0firmware=a/b.bin\0firmware=none\0", 0o644)
@@ -241,13 +312,18 @@ mod tests {
         (folder, root, kernel)
     }
 
+    /// As the kernel does it: archive after archive.
     fn unpack(packed: &[u8]) -> BTreeMap<String, Vec<u8>> {
         let mut rest = io::Cursor::new(zstd::decode_all(packed).unwrap());
         let mut files = BTreeMap::new();
         loop {
+            if rest.position() == rest.get_ref().len() as u64 {
+                return files;
+            }
             let mut reader = cpio::NewcReader::new(rest).unwrap();
             if reader.entry().is_trailer() {
-                return files;
+                rest = reader.finish().unwrap();
+                continue;
             }
             assert_eq!(reader.entry().mtime(), 0);
             let mut content = Vec::new();
@@ -261,11 +337,12 @@ mod tests {
     fn holds_what_a_node_needs_and_is_the_same_each_time() {
         let (folder, root, kernel) = image();
         let packed = build(&root, &kernel, &folder.path().join("init")).unwrap();
-        let files = unpack(&packed);
+        let files = unpack(&packed.octets);
         let list = ModuleList::parse(std::str::from_utf8(&files["modules/list"]).unwrap()).unwrap();
         assert_eq!(list.order("nfsv3"), ["sunrpc", "nfs", "nfsv3"]);
         assert_eq!(list.drivers("virtio:d1v2").collect::<Vec<_>>(), ["virtio_net"]);
-        assert!(!list.modules.contains_key("sound") && list.aliases.len() == 1);
+        assert!(!list.modules.contains_key("sound") && list.aliases.len() == 4);
+        assert_eq!(list.drivers("pci:v000014E4d00001657sv1").collect::<Vec<_>>(), ["broadcom", "tg3"]);
         assert_eq!(files["modules/loop.ko"], b"loop");
         assert_eq!(files["modules/squashfs.ko"], b"squash");
         assert_eq!(files["lib/firmware/a/b.bin"], b"firm");
@@ -273,6 +350,24 @@ mod tests {
         assert_eq!(files["init"], b"stage1");
         root.write("lib/modules/6.1/k/nfs.ko", b"nfs", 0o600).unwrap();
         assert_eq!(build(&root, &kernel, &folder.path().join("init")).unwrap(), packed);
+    }
+
+    #[test]
+    fn a_card_is_sent_the_driver_that_it_needs_and_no_other() {
+        let (folder, root, kernel) = image();
+        let Initramfs { octets, parts } = build(&root, &kernel, &folder.path().join("init")).unwrap();
+        let ranges = parts.for_card(PciId { vendor: 0x8086, device: 0x10d3 }).unwrap();
+        let cut: Vec<u8> = ranges
+            .into_iter()
+            .flat_map(|range| {
+                octets[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()].to_vec()
+            })
+            .collect();
+        let (cut, whole) = (unpack(&cut), unpack(&octets));
+        for path in ["init", "modules/list", "modules/e1000e.ko", "modules/ptp.ko", "modules/virtio_net.ko"] {
+            assert_eq!(cut[path], whole[path], "{path}");
+        }
+        assert!(whole.contains_key("modules/tg3.ko") && !cut.contains_key("modules/tg3.ko"));
     }
 
     #[test]

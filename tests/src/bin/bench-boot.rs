@@ -1,20 +1,25 @@
 //! Power-on to `multi-user.target` of one stock Debian tree, served by tesela and by dnsmasq with
 //! NFS-Ganesha: the same virtual machine, in turns, and a table of time and octets sent to it.
+//!
+//! `bench-boot [ROUNDS]`, 3 unless told otherwise. What the machine said on its console in the last round,
+//! each line with the seconds since power-on, is left in `/var/tmp/tesela-bench/{tesela,peer}.times`: that
+//! tells where the time goes.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the benchmark")]
 
-use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use tesela_tests::cpu_time;
 use tesela_tests::lab::tesela;
 use tesela_tests::netns::Namespace;
 
 const STATE: &str = "/var/tmp/tesela-bench";
 const MARK: &str = "BENCH: multi-user";
-const ROUNDS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(10);
 
@@ -31,24 +36,27 @@ nodes:
 struct Boot {
     multi_user: Duration,
     sent: u64,
+    /// Processor time of the virtual machine: other work on this host does not change it.
+    cpu: Duration,
     /// From `multi-user.target` on; negative never: the mark is awaited first.
     member: Option<Duration>,
 }
 
 fn main() {
+    let rounds: usize = std::env::args().nth(1).map_or(3, |word| word.parse().unwrap());
     let state = Path::new(STATE);
     fs::create_dir_all(state).unwrap();
     make_tree(&state.join("debian"));
     fs::write(state.join("cluster.yaml"), CLUSTER).unwrap();
     let (mut ours, mut peers) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        eprintln!("round {} of {ROUNDS}: tesela", round + 1);
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}: tesela");
         let (boot, qemu) = boot_ours(state);
         ours.push(boot);
-        eprintln!("round {} of {ROUNDS}: dnsmasq and NFS-Ganesha", round + 1);
+        eprintln!("round {round} of {rounds}: dnsmasq and NFS-Ganesha");
         peers.push(boot_peer(state, &qemu));
     }
-    print(median(&mut ours), median(&mut peers));
+    print(rounds, median(&mut ours), median(&mut peers));
 }
 
 fn median(boots: &mut [Boot]) -> Boot {
@@ -57,17 +65,21 @@ fn median(boots: &mut [Boot]) -> Boot {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a table for people")]
-fn print(ours: Boot, peer: Boot) {
+fn print(rounds: usize, ours: Boot, peer: Boot) {
     let mib = |octets: u64| octets as f64 / f64::from(1 << 20);
-    println!("| power-on to multi-user.target | time, s | sent to the node, MiB |\n|---|---|---|");
+    println!(
+        "| power-on to multi-user.target | time, s | the machine's CPU, s | sent to the node, MiB |\n|---|---|---|---|"
+    );
     for (name, boot) in [("tesela", ours), ("dnsmasq + NFS-Ganesha", peer)] {
-        println!("| {name} | {:.1} | {:.1} |", boot.multi_user.as_secs_f64(), mib(boot.sent));
+        let (time, cpu) = (boot.multi_user.as_secs_f64(), boot.cpu.as_secs_f64());
+        println!("| {name} | {time:.1} | {cpu:.1} | {:.1} |", mib(boot.sent));
     }
     let time = ours.multi_user.as_secs_f64() / peer.multi_user.as_secs_f64();
-    println!("| ratio | {time:.2} | {:.2} |", ours.sent as f64 / peer.sent as f64);
+    let cpu = ours.cpu.as_secs_f64() / peer.cpu.as_secs_f64();
+    println!("| ratio | {time:.2} | {cpu:.2} | {:.2} |", ours.sent as f64 / peer.sent as f64);
     let member = ours.member.unwrap_or_default();
     println!(
-        "\nMedians of {ROUNDS} boots each, in turns. `member` came {:.1} s after.",
+        "\nMedians of {rounds} boots each, in turns. `member` came {:.1} s after.",
         member.as_secs_f64()
     );
 }
@@ -104,6 +116,11 @@ fn make_tree(tree: &Path) {
 fn boot_ours(state: &Path) -> (Boot, Vec<String>) {
     let _down = Down;
     lab(&["down"]).output().unwrap();
+    // The peer's tree is a fresh copy, so the node is one that never booted here.
+    let nodes = state.join("lab/master/nodes");
+    if nodes.exists() {
+        fs::remove_dir_all(&nodes).unwrap();
+    }
     let console = state.join("lab/machines/n1/console.log");
     if console.exists() {
         fs::remove_file(&console).unwrap();
@@ -125,10 +142,10 @@ fn boot_ours(state: &Path) -> (Boot, Vec<String>) {
     until("QEMU starts", || console.exists() || up.try_wait().unwrap().is_some());
     let on = Instant::now();
     let (pid, words) = qemu_of(&console);
-    let (multi_user, sent) = until_mark(&console, pid, on);
+    let boot = until_mark(&console, pid, on, "tesela.times");
     assert!(up.wait().unwrap().success(), "`tesela lab up` failed");
-    let member = member.join().unwrap().map(|member| member.saturating_duration_since(on + multi_user));
-    (Boot { multi_user, sent, member }, words)
+    let member = member.join().unwrap().map(|member| member.saturating_duration_since(on + boot.multi_user));
+    (Boot { member, ..boot }, words)
 }
 
 /// Ends the lab, however the boot went.
@@ -175,7 +192,7 @@ fn boot_peer(state: &Path, qemu: &[String]) -> Boot {
     for (link, name) in [("vmlinuz", "vmlinuz"), ("initrd.img", "initrd.img")] {
         fs::copy(root.join(link), tftp.join(name)).unwrap();
     }
-    let nfsroot = format!("10.77.0.1:{},vers=3,tcp,nolock,port=2049,mountport=20048", root.display());
+    let nfsroot = format!("10.77.0.1:{},vers=3,tcp,nolock", root.display());
     let script = format!(
         "#!ipxe\nkernel vmlinuz root=/dev/nfs nfsroot={nfsroot} ip=dhcp rw console=ttyS0\ninitrd initrd.img\nboot\n"
     );
@@ -199,8 +216,7 @@ fn boot_peer(state: &Path, qemu: &[String]) -> Boot {
     command.args(qemu[1..].iter().map(|word| word.replace(&old, machine.to_str().unwrap())));
     let qemu = Ended(command.stdin(Stdio::null()).spawn().unwrap());
     let on = Instant::now();
-    let (multi_user, sent) = until_mark(&machine.join("console.log"), pid_of(&qemu), on);
-    Boot { multi_user, sent, member: None }
+    until_mark(&machine.join("console.log"), pid_of(&qemu), on, "peer.times")
 }
 
 fn start_dnsmasq(namespace: &Namespace, tftp: &Path) -> Ended {
@@ -226,8 +242,12 @@ fn start_ganesha(namespace: &Namespace, root: &Path, scratch: &Path) -> Ended {
          Protocols=3; Transports=TCP,UDP; Disable_ACL=true; FSAL {{ Name=VFS; }} }}\nLOG {{ Default_Log_Level=CRIT; }}\n"
     );
     fs::write(&config, text).unwrap();
-    let mut ganesha = namespace.command("ganesha.nfsd");
-    ganesha.arg("-F").arg("-f").arg(&config).arg("-L").arg(scratch.join("ganesha.log"));
+    // Ganesha does not start without a portmapper, whose socket has one fixed name: both have a /run of
+    // their own, and end with `unshare`.
+    let mut ganesha = namespace.command("unshare");
+    ganesha.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec"]);
+    ganesha.arg("mount -t tmpfs none /run; mkdir /run/ganesha; rpcbind; exec ganesha.nfsd \"$@\"");
+    ganesha.args(["ganesha", "-F", "-f"]).arg(&config).arg("-L").arg(scratch.join("ganesha.log"));
     let ganesha = Ended(ganesha.arg("-p").arg(scratch.join("ganesha.pid")).spawn().unwrap());
     // A socket that listens (0A) at port 2049.
     let listens = |table: String| table.lines().any(|line| line.contains(":0801 ") && line.contains(" 0A "));
@@ -251,12 +271,31 @@ fn pid_of(process: &Ended) -> i32 {
     i32::try_from(process.0.id()).unwrap()
 }
 
-/// Waits for the mark; the time since `on`, and the octets that were sent to the node.
-fn until_mark(console: &Path, qemu: i32, on: Instant) -> (Duration, u64) {
+/// Waits for the mark, and leaves in `times` what was said before it.
+fn until_mark(console: &Path, qemu: i32, on: Instant, times: &str) -> Boot {
+    until("QEMU opens the console's log", || console.exists());
+    let mut console = File::open(console).unwrap();
+    let (mut line, mut lines) = (Vec::new(), String::new());
     until("multi-user.target", || {
-        fs::read(console).is_ok_and(|said| String::from_utf8_lossy(&said).contains(MARK))
+        let mut said = Vec::new();
+        console.read_to_end(&mut said).unwrap();
+        let mut found = false;
+        for octet in said {
+            match octet {
+                b'\n' => {
+                    let text = String::from_utf8_lossy(&line).replace('\r', "");
+                    found |= text.contains(MARK);
+                    writeln!(lines, "{:8.3} {text}", on.elapsed().as_secs_f64()).unwrap();
+                    line.clear();
+                }
+                octet => line.push(octet),
+            }
+        }
+        found
     });
-    (on.elapsed(), sent_to_tap(qemu))
+    let boot = Boot { multi_user: on.elapsed(), sent: sent_to_tap(qemu), cpu: cpu_time(qemu), member: None };
+    fs::write(Path::new(STATE).join(times), lines).unwrap();
+    boot
 }
 
 /// What the host's side of the tap has sent, in the namespace of this process.

@@ -72,6 +72,8 @@ impl Modules {
             match result {
                 // Loaded already, or for a CPU or device that is not there.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENODEV)) => {}
+                // A loader that named its network card was sent the drivers of that one alone.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // A driver that does not want its device must not stop the boot: another NIC may serve.
                 Err(error) => say(format_args!("module {name}: {error}")),
                 Ok(()) => {}

@@ -173,7 +173,13 @@ fn identify(args: &BootArgs) -> Result<(), BootError> {
 
 fn mount_root(args: &BootArgs) -> Result<(), BootError> {
     match &args.root {
-        Root::Nfs { export, port, mount_port } => root::mount_nfs(args.master, export, *port, *mount_port),
+        Root::Nfs { export, port, mount_port, read_ahead } => {
+            root::mount_nfs(args.master, export, *port, *mount_port)?;
+            if let Err(error) = root::read_ahead(*read_ahead) {
+                say(error);
+            }
+            Ok(())
+        }
         Root::Ram { path, sha256 } => {
             root::mount_ram(Http { master: args.master, port: args.http }, path, sha256, &args.node)
         }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,14 @@ pub fn mount_nfs(master: Ipv4Addr, export: &str, port: u16, mount_port: u16) -> 
             other => return other,
         }
     }
+}
+
+/// Sets how far the kernel reads ahead in the root that is mounted, in KiB.
+pub fn read_ahead(kib: u32) -> Result<(), BootError> {
+    let device = fs::metadata(SYSROOT).map_err(at(SYSROOT))?.dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    fs::write(&path, kib.to_string()).map_err(at(path))
 }
 
 /// Whether a server that is being started again would fail like this.
