@@ -8,7 +8,9 @@
 //! round trip, for every further block in flight draws another such ACK. Where all that was lost is the
 //! end of a window, nothing but silence tells: the last block alone is sent again first, which draws an
 //! ACK that says the rest. In a window of one, a repeated ACK draws nothing unless the wait for an answer
-//! is over anyway, so duplicates never breed (the Sorcerer's Apprentice, RFC 1123, 4.2.3.1).
+//! is over anyway, so duplicates never breed (the Sorcerer's Apprentice, RFC 1123, 4.2.3.1). In a wider
+//! one an ACK for the block before the window is an echo, and draws nothing for two round trips, where
+//! the flight before was sent twice: UEFI acknowledges every block that it has already.
 
 use std::time::{Duration, Instant};
 
@@ -89,6 +91,8 @@ pub struct Session {
     /// When the flight (or the offer) left, and whether any of it had been sent before.
     sent: Instant,
     repeated: bool,
+    /// Blocks of the flight before this one were sent twice: a client may acknowledge each of them again.
+    doubled: bool,
     /// Times that the flight was sent again since one was acknowledged whole.
     returns: u32,
     /// Waits for an answer that ended since the last progress.
@@ -111,6 +115,7 @@ impl Session {
             answered: false,
             sent: now,
             repeated: false,
+            doubled: false,
             returns: 0,
             silences: 0,
             progress: now,
@@ -243,7 +248,8 @@ impl Session {
                     // Of a window long past, or of none.
                     Action::Wait
                 } else if blocks == 0 {
-                    if self.answered && self.may_go_back(now) { self.fly(now) } else { Action::Wait }
+                    let echo = self.doubled && now - self.sent < self.round_trips(1);
+                    if self.answered && !echo && self.may_go_back(now) { self.fly(now) } else { Action::Wait }
                 } else {
                     self.advance(blocks, now);
                     if self.base > self.last {
@@ -265,6 +271,7 @@ impl Session {
         self.base += blocks;
         if self.base == self.next {
             self.returns = 0;
+            self.doubled = self.repeated;
             if !self.repeated {
                 self.rtt.measure(now - self.sent);
             }
@@ -282,9 +289,13 @@ impl Session {
         if self.terms.window == 1 {
             since >= self.rtt.base()
         } else {
-            !self.repeated
-                || since >= (self.rtt.smoothed() * (1 << self.returns.min(16))).min(self.rtt.base())
+            !self.repeated || since >= self.round_trips(self.returns)
         }
+    }
+
+    /// The smoothed round trip doubled so many times, at most the time after which the clock acts.
+    fn round_trips(&self, doublings: u32) -> Duration {
+        (self.rtt.smoothed() * (1 << doublings.min(16))).min(self.rtt.base())
     }
 
     /// Sends the window from `base`.
@@ -381,7 +392,36 @@ mod tests {
         let (mut session, now) = windowed(10_000, 8);
         assert_eq!(ack(&mut session, 0, now), Action::Blocks { first: 1, count: 8 });
         assert_eq!(ack(&mut session, 8, now), Action::Blocks { first: 9, count: 8 });
-        assert_eq!(ack(&mut session, 8, now), Action::Blocks { first: 9, count: 8 });
+        // The first flight went twice, and this is the echo of its copy; later it is word of a loss.
+        assert_eq!(ack(&mut session, 8, now), Action::Wait);
+        assert_eq!(ack(&mut session, 8, now + MS), Action::Blocks { first: 9, count: 8 });
+    }
+
+    #[test]
+    fn a_block_sent_twice_does_not_double_all_that_follow() {
+        let (mut session, mut now) = windowed(100_000, 4);
+        // The client was slow once: the last block goes again, and all four ACKs come together.
+        now = session.deadline().max(now);
+        assert_eq!(session.expire(now), Action::Blocks { first: 4, count: 1 });
+        let mut due = vec![4, 4];
+        let mut sent = 0;
+        while session.outcome().is_none() {
+            now += MS / 10;
+            let mut flights = Vec::new();
+            for number in std::mem::take(&mut due) {
+                if let Action::Blocks { first, count } = ack(&mut session, number, now) {
+                    flights.push((first, count));
+                    sent += u64::from(count);
+                }
+            }
+            // As UEFI does: the first copy of a flight draws one ACK, further ones an ACK a block.
+            for (i, (first, count)) in flights.iter().enumerate() {
+                let last = u16::try_from(first + u64::from(*count) - 1).unwrap();
+                due.extend(std::iter::repeat_n(last, if i == 0 { 1 } else { usize::from(*count) }));
+            }
+        }
+        assert_eq!(session.outcome(), Some(&Outcome::Completed));
+        assert_eq!(sent, 1001 - 4, "each block behind the first flight goes once");
     }
 
     #[test]
