@@ -7,10 +7,10 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tesela_tests::lab::Lab;
+use tesela_tests::lab::{Lab, tesela};
 
 const MIB: u64 = 1 << 20;
 
@@ -31,6 +31,7 @@ fn two_machines_become_members_and_stay() {
     an_edited_template_is_seen(&lab);
     a_crash_of_the_master_is_not_noticed(&lab);
     kept_writes_are_there_at_the_next_boot(&lab);
+    the_packaged_service_works(&lab);
 }
 
 fn one_lab_at_a_time(lab: &Lab) {
@@ -176,4 +177,29 @@ fn kept_writes_are_there_at_the_next_boot(lab: &Lab) {
     events.await_stage("n1", "member");
     assert_ne!(lab.said("n1", "cat /proc/sys/kernel/random/boot_id"), boot);
     assert_eq!(lab.said("n1", "cat /root/link; stat -c '%u:%g %h' /root/kept"), "kept\n1:2 2");
+}
+
+/// The unit of packaging/ on a Debian of its own: confined as it is, it serves, reloads and comes back.
+fn the_packaged_service_works(lab: &Lab) {
+    let kit = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["tesela.service", "tesela.sysusers", "tesela.tmpfiles"] {
+        fs::copy(source.join("../packaging").join(file), kit.path().join(file)).unwrap();
+    }
+    fs::copy(source.join("data/service.sh"), kit.path().join("service.sh")).unwrap();
+    // Nothing boots from the image.
+    for program in ["stage1", "teselad"] {
+        fs::write(kit.path().join(program), program).unwrap();
+    }
+    let stripped = Command::new("strip").arg("-o").arg(kit.path().join("tesela")).arg(tesela()).status();
+    assert!(stripped.unwrap().success());
+    let packed = Command::new("tar").arg("-C").arg(kit.path()).args(["-cf", "-", "."]).output().unwrap();
+    let unpack = "mkdir /root/kit && cd /root/kit && tar -xf - && sh service.sh";
+    let done = lab.fed("n2", unpack, &packed.stdout);
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{}\n{stderr}", String::from_utf8_lossy(&done.stdout));
+    let expected = "active\ndrwxrwx--T root\ndrwxr-xr-x root\nsrw------- tesela\n1\nnot for demo\n\
+                    private\n-rwsr-xr-x 1234\nprivate\nwritten\nNRestarts=1\n\
+                    2\nnot reloaded\n2\nResult=success\n-rw------- root\n";
+    assert_eq!(String::from_utf8_lossy(&done.stdout), expected, "{stderr}");
 }

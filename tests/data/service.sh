@@ -1,0 +1,77 @@
+# On a node, from the directory with the program and the files of packaging/: runs the master as the service that is
+# packaged, for one machine behind a veth pair, and prints what it sees. The state is on a tmpfs, since over the
+# node's own NFS root the service's capabilities count for nothing.
+set -eu
+install -m 755 tesela /usr/bin/
+install -D -m 755 -t /usr/lib/tesela stage1 teselad
+install -m 644 tesela.service /usr/lib/systemd/system/
+install -m 644 tesela.sysusers /usr/lib/sysusers.d/tesela.conf
+install -m 644 tesela.tmpfiles /usr/lib/tmpfiles.d/tesela.conf
+ip netns add machine
+ip link add name inner type veth peer name outer netns machine
+ip addr add 10.99.0.1/24 dev inner
+ip link set inner up
+ip -n machine link set outer address 02:00:00:00:00:01
+ip -n machine addr add 10.99.0.11/24 dev outer
+ip -n machine link set outer up
+
+tree=/root/tree
+mkdir -p $tree/boot $tree/etc $tree/root $tree/usr/lib/modules/6.1 /etc/tesela
+ln -s usr/lib $tree/lib
+echo kernel > $tree/boot/vmlinuz-6.1
+: > $tree/usr/lib/modules/6.1/modules.dep
+printf 'k/%s.ko\n' nfs nfsv3 loop squashfs overlay > $tree/usr/lib/modules/6.1/modules.builtin
+(umask 077 && echo private > $tree/root/letter)
+chmod 700 $tree/root
+cat > /etc/tesela/cluster.yaml <<'YAML'
+cluster: inner
+master: {interface: inner, address: 10.99.0.1/24}
+images: {base: {from: "dir:/root/tree"}}
+profiles: {node: {image: base}}
+nodes:
+  m1: {mac: 02:00:00:00:00:01, address: 10.99.0.11, profile: node}
+YAML
+mkdir -p /var/lib/tesela
+mount -t tmpfs -o size=100m state /var/lib/tesela
+
+# The administrator builds before the service ever ran, and again while it runs.
+tesela image build 2>/dev/null >&2
+systemctl daemon-reload
+systemd-sysusers tesela.conf 2>/dev/null
+systemd-tmpfiles --create tesela.conf
+systemctl start tesela
+systemctl is-active tesela
+tesela image build --refresh 2>/dev/null >&2
+stat -c '%A %U' /var/lib/tesela /var/lib/tesela/images/base/current/root /run/tesela/tesela.sock
+tesela node list | grep -c '^m1 '
+runuser -u demo -- tesela node list 2>/dev/null || echo "not for demo"
+
+ip netns exec machine sh -eu <<'MACHINE'
+mount -i -t nfs -o vers=3,nolock,proto=tcp,port=2049,mountproto=tcp,mountport=2049,addr=10.99.0.1 10.99.0.1:/nodes/m1 /mnt
+cd /mnt
+cat root/letter
+echo new > etc/new
+chown 1234 etc/new
+chmod 4755 etc/new
+stat -c '%A %u' etc/new
+systemctl restart tesela
+kill -KILL "$(systemctl show --value -p MainPID tesela)"
+echo written >> root/letter
+sync root/letter
+cat root/letter
+cd /
+umount /mnt
+MACHINE
+until systemctl -q is-active tesela; do sleep 0.1; done
+systemctl show -p NRestarts tesela
+
+sed -i 's/^nodes:/nodes:\n  m2: {mac: 02:00:00:00:00:02, address: 10.99.0.12, profile: node}/' /etc/tesela/cluster.yaml
+systemctl reload tesela
+tesela node list | grep -c '^m[12] '
+echo '  m3: {profile: none}' >> /etc/tesela/cluster.yaml
+systemctl reload tesela 2>/dev/null || echo "not reloaded"
+tesela node list | grep -c '^m[12] '
+systemctl stop tesela
+systemctl show -p Result tesela
+# The agent's, in the same directory.
+stat -c '%A %U' /run/tesela/node.key
