@@ -2,9 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use tesela_node_image::durable;
+
 use crate::cluster::{Cluster, InsertError, Mac, NameError, NewNode, Node, NodeSet, Origin, insert_nodes};
 
-use super::{ApplyError, Generation, Site, replace_file};
+use super::{ApplyError, Generation, Site};
 
 /// Why no machine became a node: cluster.yaml is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -190,9 +192,7 @@ impl Site {
         if read()? != before {
             return Err(AcceptError::Changed(path.display().to_string()));
         }
-        // Where a link leads: the link itself stays.
-        path.canonicalize()
-            .and_then(|path| replace_file(&path, after.as_bytes()))
+        durable::replace(path, after.as_bytes(), None)
             .map_err(|source| ApplyError::Write { path: path.clone(), source })?;
         Ok(next)
     }

@@ -17,7 +17,7 @@ pub use files::{File, FileError, Request, neighbour};
 pub use generation::{Generation, adopted_name};
 pub use images::{NoProgram, NodePrograms, spec as image_spec};
 pub use rebase::{Rebase, RebaseError, RebaseHow};
-pub use site::{ApplyError, Paths, Roots, Site, Tokens, applied_path, replace_file};
+pub use site::{ApplyError, Paths, Roots, Site, Tokens, applied_path};
 
 /// TCP port of enrolment and of the agents' channel.
 pub const CONTROL_PORT: u16 = 7443;

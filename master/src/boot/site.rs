@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
+use tesela_node_image::durable;
 use tokio::sync::Notify;
 
 use crate::cluster::{self, Cluster, Effect, Mac, Node, Problems, Uuid};
@@ -472,32 +473,7 @@ fn applied(state: &Path) -> Result<Option<(u64, String)>, ApplyError> {
 fn store_applied(state: &Path, generation: &Generation) -> Result<(), ApplyError> {
     let path = applied_path(state);
     let text = format!("{NUMBER_LINE}{}\n{}", generation.number, generation.text);
-    replace_file(&path, text.as_bytes()).map_err(|source| ApplyError::Write { path, source })
-}
-
-/// Replaces a file as a whole: whoever opens it, and whatever stops us, sees the old or the new one. The
-/// new one has the old one's mode, and is its caller's.
-pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let beside = path.with_extension("new");
-    let write = || {
-        let mut file = std::fs::File::create(&beside)?;
-        match std::fs::metadata(path) {
-            Ok(old) => file.set_permissions(old.permissions())?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    };
-    if let Err(error) = write() {
-        // On a full disk its space is wanted; where there is no such file, nothing is left.
-        let _left = std::fs::remove_file(&beside);
-        return Err(error);
-    }
-    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(directory)?.sync_all()
+    durable::replace(&path, text.as_bytes(), None).map_err(|source| ApplyError::Write { path, source })
 }
 
 #[cfg(test)]
