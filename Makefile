@@ -42,7 +42,7 @@ bench: deps-bench node-binaries
 # stage1 and the agent run in images of any age: static. `--target` keeps the flag from build scripts.
 node-binaries:
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile node \
-	  --package tesela-node-image --bin stage1 --package tesela-runtime --bin teselad \
+	  --package tesela-node-image --bin stage1 --package tesela-runtime --bin teselad --bin tesela-tools \
 	  --target $(TARGET) --target-dir target/static
 
 deps-run deps-test deps-bench: deps-%:

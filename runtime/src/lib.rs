@@ -1,8 +1,9 @@
-//! What runs on every member: the agent, its protocol with the master, and how a node that has
+//! What runs on every member: the agent and the tools, the protocol with the master, and how a node that has
 //! just been powered on comes by its keys.
 
 pub mod agent;
 pub mod enroll;
 pub mod migrate;
 pub mod port;
+pub mod tools;
 pub mod wire;

@@ -3,7 +3,7 @@
 # node's own NFS root the service's capabilities count for nothing.
 set -eu
 install -m 755 tesela /usr/bin/
-install -D -m 755 -t /usr/lib/tesela stage1 teselad
+install -D -m 755 -t /usr/lib/tesela stage1 teselad tesela-tools
 install -m 644 tesela.service /usr/lib/systemd/system/
 install -m 644 tesela.sysusers /usr/lib/sysusers.d/tesela.conf
 install -m 644 tesela.tmpfiles /usr/lib/tmpfiles.d/tesela.conf

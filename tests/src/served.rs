@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use tempfile::TempDir;
-use tesela_runtime::agent::Config;
 use tesela_runtime::enroll::{Enrolment, enroll};
 
 use crate::lab::tesela;
@@ -357,16 +357,12 @@ impl Machine<'_> {
         let keys = self.namespace.run(|| enroll(&enrolment, Duration::ZERO).unwrap());
         let directory = self.directory.path().join("keys");
         keys.store(&directory).unwrap();
-        let config = Config {
-            cluster: "t".into(),
-            node: node.into(),
-            master: MASTER,
-            control_port,
-            http_port: 80,
-            keys: directory,
-        };
+        let config = json!({
+            "cluster": "t", "node": node, "master": MASTER, "control_port": control_port, "http_port": 80,
+            "keys": directory,
+        });
         let path = self.directory.path().join("teselad.json");
-        fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+        fs::write(&path, config.to_string()).unwrap();
         let mut command = self.namespace.command(&tesela().with_file_name("teselad").to_string_lossy());
         let agent = Running(command.arg("--config").arg(path).stderr(Stdio::null()).spawn().unwrap());
         self.master.await_said(&["node", "log", node], "[member]", PATIENCE);

@@ -188,7 +188,7 @@ fn the_packaged_service_works(lab: &Lab) {
     }
     fs::copy(source.join("data/service.sh"), kit.path().join("service.sh")).unwrap();
     // Nothing boots from the image.
-    for program in ["stage1", "teselad"] {
+    for program in ["stage1", "teselad", "tesela-tools"] {
         fs::write(kit.path().join(program), program).unwrap();
     }
     let stripped = Command::new("strip").arg("-o").arg(kit.path().join("tesela")).arg(tesela()).status();

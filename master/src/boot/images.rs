@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tesela_node_image::image::{ExtraFile, FileContent, ImageSpec, Source};
+use tesela_runtime::tools::{TOOLS, Tool};
 
 use crate::cluster::{Cluster, ImageSource, Root};
 
@@ -13,6 +14,8 @@ pub struct NodePrograms {
     pub stage1: PathBuf,
     /// The agent, in the image.
     pub teselad: PathBuf,
+    /// The tools, in the image: one program of many names.
+    pub tools: PathBuf,
 }
 
 /// The programs are not there.
@@ -25,6 +28,8 @@ pub struct NoProgram {
 
 /// Where the agent is on a node.
 const AGENT_PATH: &str = "/usr/lib/tesela/teselad";
+/// Where the tools' program is on a node; each tool is a link to it.
+const TOOLS_PATH: &str = "/usr/lib/tesela/tesela-tools";
 
 impl NodePrograms {
     /// Finds them beside this program, where the Makefile puts them, or where the package does.
@@ -46,12 +51,12 @@ impl NodePrograms {
                 }
             })
         };
-        Ok(Self { stage1: find("stage1")?, teselad: find("teselad")? })
+        Ok(Self { stage1: find("stage1")?, teselad: find("teselad")?, tools: find("tesela-tools")? })
     }
 }
 
 /// The image of this name; `None` if cluster.yaml has none.
-pub fn spec(cluster: &Cluster, name: &str, teselad: &Path, refresh: bool) -> Option<ImageSpec> {
+pub fn spec(cluster: &Cluster, name: &str, programs: &NodePrograms, refresh: bool) -> Option<ImageSpec> {
     let image = cluster.images.get(name)?;
     let of_this = |settings: &crate::cluster::Settings| {
         settings.image.value.as_deref() == Some(name) && settings.root.value == Root::Ram
@@ -69,12 +74,25 @@ pub fn spec(cluster: &Cluster, name: &str, teselad: &Path, refresh: bool) -> Opt
         packages: image.packages.clone(),
         post_install: image.post_install.clone(),
         mirror: image.mirror.clone(),
-        extra: vec![ExtraFile {
-            path: AGENT_PATH.into(),
-            content: FileContent::CopyOf(teselad.to_owned()),
-            mode: 0o755,
-        }],
+        extra: extra(programs),
         squashfs,
         refresh,
     })
+}
+
+/// What an image gets from us: the agent, and the tools on everyone's PATH.
+fn extra(programs: &NodePrograms) -> Vec<ExtraFile> {
+    let program = |path: &str, from: &Path| ExtraFile {
+        path: path.into(),
+        content: FileContent::CopyOf(from.to_owned()),
+        mode: 0o755,
+    };
+    let link = |(name, _): &(&str, Tool)| ExtraFile {
+        path: format!("/usr/bin/{name}"),
+        content: FileContent::Link(TOOLS_PATH.into()),
+        mode: 0o777,
+    };
+    let mut files = vec![program(AGENT_PATH, &programs.teselad), program(TOOLS_PATH, &programs.tools)];
+    files.extend(TOOLS.iter().map(link));
+    files
 }

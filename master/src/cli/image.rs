@@ -81,7 +81,7 @@ fn build(common: &Common, names: &[String], refresh: bool) -> Outcome {
     };
     let programs = NodePrograms::find().into_diagnostic()?;
     for name in &names {
-        let spec = image_spec(&cluster, name, &programs.teselad, refresh).ok_or_else(|| {
+        let spec = image_spec(&cluster, name, &programs, refresh).ok_or_else(|| {
             let known: Vec<_> = cluster.images.keys().map(String::as_str).collect();
             miette::miette!(
                 "there is no image `{name}` in {} (there are: {})",

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use tesela_runtime::agent::Config;
@@ -131,6 +131,10 @@ impl Master {
             control_port: self.address.port(),
             http_port: 80,
             keys: keys.into(),
+            address: None,
+            agents_port: 0,
+            trusted: false,
+            peers: PathBuf::new(),
         }
     }
 

@@ -195,6 +195,7 @@ fn read_tree(top: &Path, dir: &Path, sources: &mut BTreeMap<String, String>) -> 
 mod tests {
     use super::*;
     use serde_json::json;
+    use tesela_runtime::agent::Config;
 
     fn write(dir: &Path, name: &str, text: &str) {
         let path = dir.join(name);
@@ -224,10 +225,23 @@ mod tests {
             "image": "base", "root": "nfs", "gateway": null, "dns": [], "pool": null, "speed": null, "trusted": false,
         });
         let files = load(dir.path()).unwrap().root_of(&node).unwrap();
-        let hosts = files.iter().find(|file| file.path == "/etc/hosts").unwrap();
-        let Content::File(text) = &hosts.content else { panic!("/etc/hosts is a file") };
-        assert!(String::from_utf8_lossy(text).contains("192.168.45.11\tn1.aula n1"));
+        let text = |path: &str| {
+            let file = files.iter().find(|file| file.path == path).unwrap();
+            let Content::File(text) = &file.content else { panic!("{path} is a file") };
+            String::from_utf8(text.to_vec()).unwrap()
+        };
+        assert!(text("/etc/hosts").contains("192.168.45.11\tn1.aula n1"));
         assert!(files.is_sorted_by_key(|file| &file.path));
+        // What the agent reads.
+        for name in ["teselad.json", "peers.json"] {
+            std::fs::write(dir.path().join(name), text(&format!("/etc/tesela/{name}"))).unwrap();
+        }
+        let config = Config::read(&dir.path().join("teselad.json")).unwrap();
+        assert_eq!((config.address, config.trusted), (Some([192, 168, 45, 11].into()), false));
+        let config = Config { peers: dir.path().join("peers.json"), ..config };
+        let peers = config.peers().unwrap();
+        assert_eq!(peers.find("1").unwrap().address, config.address);
+        assert_eq!(peers.find("n2").map(|peer| (peer.id, peer.address)), Some((2, None)));
     }
 
     #[test]

@@ -1,11 +1,15 @@
-//! `/etc/tesela/teselad.json`, as the master renders it.
+//! `/etc/tesela/teselad.json` and `peers.json`, as the master renders them.
 
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use super::Peers;
+use crate::wire::AGENTS_PORT;
 
 /// What the agent has to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +28,18 @@ pub struct Config {
     /// The directory where stage1 left the node's keys.
     #[serde(default = "Config::default_keys")]
     pub keys: PathBuf,
+    /// The node's own address, where it hears other agents; none: all that it has.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// TCP port of the agents, the same on all nodes.
+    #[serde(default = "Config::default_agents_port")]
+    pub agents_port: u16,
+    /// Whether processes of root's from other nodes may run here.
+    #[serde(default)]
+    pub trusted: bool,
+    /// The list of nodes ([`super::Peers`]).
+    #[serde(default = "Config::default_peers")]
+    pub peers: PathBuf,
 }
 
 /// Why there is no configuration.
@@ -38,7 +54,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// It does not hold: an override of its template is wrong.
-    #[error("{}: {source}; see the template root/etc/tesela/teselad.json on the master", path.display())]
+    #[error("{}: {source}; see the template root{} on the master", path.display(), path.display())]
     Content {
         /// Which.
         path: PathBuf,
@@ -56,13 +72,38 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        serde_json::from_slice(&text).map_err(|source| ConfigError::Content { path: path.to_owned(), source })
+        parsed(path)
     }
 
     fn default_keys() -> PathBuf {
         PathBuf::from("/run/tesela")
     }
+
+    fn default_agents_port() -> u16 {
+        AGENTS_PORT
+    }
+
+    fn default_peers() -> PathBuf {
+        PathBuf::from("/etc/tesela/peers.json")
+    }
+
+    /// The agent's socket for the node's own users: [`crate::wire::local::SOCKET`] on a node.
+    pub fn socket(&self) -> PathBuf {
+        self.keys.join("agent.sock")
+    }
+
+    /// The nodes of the cluster, as they are now.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn peers(&self) -> Result<Peers, ConfigError> {
+        Ok(Peers(parsed(&self.peers)?))
+    }
+}
+
+fn parsed<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|source| ConfigError::Content { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -10,11 +10,15 @@
 //! pause that doubles from [`FIRST_PAUSE`] to [`LONGEST_PAUSE`]; the node goes on undisturbed meanwhile,
 //! for as long as the master is away. SIGTERM ends the connection cleanly, and the master knows at once.
 //!
+//! [`moves`] is its part in migration, beside that and whether there is a master or not.
+//!
 //! [`report`] is the early word, by HTTP, that the node's init runs, and then its agent.
 
 mod config;
 mod facts;
+pub mod moves;
 mod notify;
+mod peers;
 pub mod refresh;
 pub mod report;
 mod sys;
@@ -31,6 +35,7 @@ use tokio_rustls::client::TlsStream;
 use tracing::{info, warn};
 
 pub use config::{Config, ConfigError};
+pub use peers::{Peer, Peers};
 
 use crate::enroll::{KeyError, NodeKeys};
 use crate::wire::{self, FrameError, FrameReader, Heartbeat, Hello, ToMaster, ToNode, frame, tls};
@@ -175,7 +180,7 @@ async fn within<T, E: Into<SessionError>>(
 
 async fn connect(config: &Config) -> Result<TlsStream<TcpStream>, SessionError> {
     let (identity, ca) = NodeKeys::identity(&config.keys)?;
-    let tls = tls::client_config(ca, wire::AGENT, Some(identity))?;
+    let tls = tls::client_config(tls::Fingerprint::of(&ca), wire::AGENT, Some(identity))?;
     let socket = TcpStream::connect(SocketAddrV4::new(config.master, config.control_port)).await?;
     socket.set_nodelay(true)?;
     Ok(TlsConnector::from(tls).connect(tls::master_name(), socket).await?)

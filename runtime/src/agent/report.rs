@@ -71,6 +71,10 @@ mod tests {
             control_port: 0,
             http_port: listener.local_addr().unwrap().port(),
             keys: "/nonexistent".into(),
+            address: None,
+            agents_port: 0,
+            trusted: false,
+            peers: "/nonexistent".into(),
         };
         for (answer, taken) in
             [("HTTP/1.1 204 No Content\r\n\r\n", true), ("HTTP/1.1 404 Not Found\r\n\r\n", false)]

@@ -3,8 +3,13 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use nix::sys::signal::Signal;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Asks the file server for the attributes of `path`, whatever the kernel has cached (statx(2),
 /// `AT_STATX_FORCE_SYNC`); a symbolic link is not followed.
@@ -26,4 +31,50 @@ pub(super) fn statx_force_sync(path: &Path) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets a command's program have `fd` as descriptor 3.
+pub(super) fn give_as_3(command: &mut tokio::process::Command, fd: OwnedFd) {
+    let give = move || {
+        // A duplicate has no FD_CLOEXEC; one with the same number already would keep it.
+        let flag = if fd.as_raw_fd() == 3 {
+            // SAFETY: fcntl(2) on a descriptor of ours.
+            unsafe { libc::fcntl(3, libc::F_SETFD, 0) }
+        } else {
+            // SAFETY: dup2(2); this is the child, in which no number is in use but what the program gets.
+            unsafe { libc::dup2(fd.as_raw_fd(), 3) }
+        };
+        if flag < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: `give` makes system calls that are safe after fork(2), and takes no memory.
+    unsafe { command.pre_exec(give) };
+}
+
+/// A descriptor of a process, which becomes readable with its end (pidfd_open(2)).
+pub(super) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no memory.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal to the very process that the descriptor is of (pidfd_send_signal(2)).
+pub(super) fn signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: without information of the caller's, the kernel reads no memory.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, nothing, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Waits for the end of the process that a [`pidfd`] is of.
+pub(super) async fn ended(pidfd: OwnedFd) -> io::Result<()> {
+    // SAFETY: an `OwnedFd` is open, and of the same number, until it is dropped, with the registration.
+    let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+    registered.map_err(io::Error::from)?.readable().await?.retain_ready();
+    Ok(())
 }

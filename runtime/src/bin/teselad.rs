@@ -7,10 +7,11 @@
 //! Exit status 0, 1 (failed), 2 (wrong usage).
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use tesela_runtime::agent::moves::Moves;
 use tesela_runtime::agent::{self, Config};
 use tesela_runtime::migrate;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -39,7 +40,9 @@ fn main() -> ExitCode {
     let done = Config::read(&path).map_err(|error| error.to_string()).and_then(|config| match task {
         Task::Report(stage) => agent::report::report(&config, &stage)
             .map_err(|error| format!("cannot report to {}:{}: {error}", config.master, config.http_port)),
-        Task::Member | Task::Home(_) | Task::Guest => member(&config).map_err(|error| error.to_string()),
+        Task::Member | Task::Home(_) | Task::Guest => {
+            member(&config, &path).map_err(|error| error.to_string())
+        }
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,21 +78,35 @@ fn log() {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
 }
 
-fn member(config: &Config) -> std::io::Result<()> {
+fn member(config: &Config, path: &Path) -> std::io::Result<()> {
     log();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         report_agent(config).await;
-        agent::run(config, async {
+        let member = agent::run(config, async {
             tokio::select! {
                 () = received(&mut terminate) => {}
                 () = received(&mut interrupt) => {}
             }
-        })
-        .await;
+        });
+        tokio::select! {
+            () = member => {}
+            () = moves(config, path) => {}
+        }
         Ok(())
     })
+}
+
+/// Migration, for as long as the agent runs. Where it cannot be, the node is a member all the same.
+async fn moves(config: &Config, path: &Path) {
+    match Moves::listen(config, path).await {
+        Ok((moves, listeners)) => moves.serve(listeners).await,
+        Err(error) => {
+            tracing::error!(%error, "no process can move from here or to here");
+            std::future::pending().await
+        }
+    }
 }
 
 /// The stage before member, said before anything can make it one.

@@ -150,7 +150,7 @@ impl NodeKeys {
     ///
     /// # Errors
     /// [`KeyError::Io`] and [`KeyError::Pem`].
-    pub fn identity(directory: &Path) -> Result<(tls::Identity, tls::Fingerprint), KeyError> {
+    pub fn identity(directory: &Path) -> Result<(tls::Identity, CertificateDer<'static>), KeyError> {
         let read = |name| {
             let path = directory.join(name);
             match fs::read(&path) {
@@ -164,8 +164,7 @@ impl NodeKeys {
         };
         let (path, text) = read(file::KEY)?;
         let key = PrivateKeyDer::from_pem_slice(&text).map_err(|source| KeyError::Pem { path, source })?;
-        let ca = tls::Fingerprint::of(&certificate(file::CA)?);
-        Ok((tls::Identity { certificate: certificate(file::CERTIFICATE)?, key }, ca))
+        Ok((tls::Identity { certificate: certificate(file::CERTIFICATE)?, key }, certificate(file::CA)?))
     }
 }
 
@@ -200,8 +199,8 @@ mod tests {
         assert_eq!([mode(file::KEY), mode(file::SSH_HOST_KEY)], [0o600; 2]);
         assert_eq!([mode(file::SSH_HOST_PUBLIC_KEY), mode(file::SSH_HOST_CERTIFICATE)], [0o644; 2]);
         assert_eq!(fs::read_to_string(keys.join(file::SSH_HOST_CERTIFICATE)).unwrap(), "cert\n");
-        let (identity, fingerprint) = NodeKeys::identity(&keys).unwrap();
-        assert_eq!(fingerprint, tls::Fingerprint::of(ca.der()));
+        let (identity, authority) = NodeKeys::identity(&keys).unwrap();
+        assert_eq!(&authority, ca.der());
         assert_eq!(&identity.certificate, ca.der());
     }
 }

@@ -47,8 +47,20 @@ pub enum SideError {
     Guest(#[from] guest::GuestError),
 }
 
-/// Sends a process off and keeps its deputy: `teselad home PID`. It writes the line `away` once the process
-/// runs on the other node; SIGUSR1 calls it home.
+/// The line that [`home_side`] writes to its standard output once the process runs on the other node.
+pub const AWAY: &str = "away";
+/// The beginning of that line where it stays at home; the reason follows.
+pub const STAYS: &str = "stays: ";
+
+/// Tells the agent what has become of the move.
+fn tell(line: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+        tracing::debug!(%error, line, "the agent does not hear it");
+    }
+}
+
+/// Sends a process off and keeps its deputy: `teselad home PID`. Writes [`AWAY`] or [`STAYS`].
 ///
 /// # Errors
 /// [`SideError`].
@@ -56,9 +68,10 @@ pub fn home_side(pid: i32) -> Result<(), SideError> {
     // Not even a wish that comes at once ends this program.
     home::block_signals().map_err(io::Error::from)?;
     let (stream, keys) = handed_over()?;
-    let home = home::Home::send_off(Pid::from_raw(pid), stream, keys)?;
-    let mut output = io::stdout();
-    writeln!(output, "away").and_then(|()| output.flush())?;
+    let home = home::Home::send_off(Pid::from_raw(pid), stream, keys).inspect_err(|error| {
+        tell(&format!("{STAYS}{}", error.to_string().replace('\n', "; ")));
+    })?;
+    tell(AWAY);
     home.run()?;
     Ok(())
 }

@@ -100,23 +100,34 @@ pub fn set_signal_mask(tid: Pid, mask: u64) -> io::Result<()> {
     Ok(())
 }
 
+const NT_PRFPREG: usize = 2;
 const NT_X86_XSTATE: usize = 0x202;
+/// The length of an extended state as fxsave lays it out.
+pub const FXSAVE: usize = 512;
 
-/// The stopped thread's extended state, as xsave lays it out.
+/// The stopped thread's extended state, as xsave lays it out; where the processor has no xsave, as fxsave does.
 pub fn extended_state(tid: Pid) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0_u8; 16 * 1024];
-    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: the kernel writes into the vector, and says how much.
-    checked(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid.as_raw(), NT_X86_XSTATE, &raw mut vector) })?;
-    buffer.truncate(vector.iov_len);
+    let mut read = |kind: usize| {
+        let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        // SAFETY: the kernel writes into the vector, and says how much.
+        checked(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid.as_raw(), kind, &raw mut vector) })?;
+        Ok(vector.iov_len)
+    };
+    let length = match read(NT_X86_XSTATE) {
+        Err(error) if io::Error::raw_os_error(&error) == Some(libc::ENODEV) => read(NT_PRFPREG),
+        read => read,
+    }?;
+    buffer.truncate(length);
     Ok(buffer)
 }
 
 /// Sets the stopped thread's extended state.
 pub fn set_extended_state(tid: Pid, state: &[u8]) -> io::Result<()> {
+    let kind = if state.len() == FXSAVE { NT_PRFPREG } else { NT_X86_XSTATE };
     let vector = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
     // SAFETY: the kernel reads the vector.
-    checked(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid.as_raw(), NT_X86_XSTATE, &raw const vector) })?;
+    checked(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid.as_raw(), kind, &raw const vector) })?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The messages of the control channel.
+//! The messages of the control channel, and those between agents.
 
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +120,45 @@ pub struct Refreshed {
     /// What could not be looked at, and why. A path that is not there is no failure.
     pub failed: Vec<String>,
 }
+
+/// What one agent asks of another, once a connection: to take in a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// [`Ask::VERSION`] of who asks.
+    pub version: u32,
+    /// The asking node: its certificate has to say the same.
+    pub node: String,
+    /// The process's id at home.
+    pub pid: i32,
+    /// Its effective user id.
+    pub uid: u32,
+    /// The name of its program.
+    pub name: String,
+    /// It can do what only root can.
+    pub privileged: bool,
+}
+
+impl Ask {
+    /// Of what follows on the connection: both agents have to speak the same.
+    pub const VERSION: u32 = 1;
+}
+
+/// The answer to an [`Ask`]. Where it is accepted, nothing is sent before the asking side has sent [`GO`],
+/// in the open: so neither side's TLS can have read what is not its.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Reply {
+    /// TLS is over on this connection; its keys are [`super::mutual::link_keys`].
+    Accepted,
+    /// The process stays at home.
+    Refused {
+        /// Why, for whoever asked.
+        reason: String,
+    },
+}
+
+/// The octet behind TLS with which the link begins.
+pub const GO: u8 = b'G';
 
 impl Refresh {
     /// The paths in as many messages as it takes for each to fit a frame.

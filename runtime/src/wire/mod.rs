@@ -1,4 +1,9 @@
-//! The control channel: what travels between a node and the master on the control port.
+//! What travels between agents, and between an agent and the master.
+//!
+//! Between two agents: [`mutual`] TLS with the ALPN protocol [`MIGRATE`] on the port [`AGENTS_PORT`], one [`Ask`]
+//! and one [`Reply`]; then the connection becomes the link of a process that is away (see `migrate`). What an
+//! agent is asked on its own node is in [`local`]. The rest is the control channel, between a node and the
+//! master on the control port.
 //!
 //! One TCP port, TLS 1.3 only. The ALPN protocol says which of two conversations it is:
 //!
@@ -17,7 +22,9 @@
 
 pub mod frame;
 pub mod fuzz;
+pub mod local;
 mod messages;
+pub mod mutual;
 pub mod tls;
 
 pub use frame::{Deframer, FrameError, FrameReader, MAX_FRAME};
@@ -27,6 +34,11 @@ pub use messages::*;
 pub const ENROLL: &[u8] = b"tesela-enroll/1";
 /// ALPN name of the conversation between the agent of a member and the master.
 pub const AGENT: &[u8] = b"tesela-agent/1";
+/// ALPN name of the conversation in which an agent takes in a process of another's.
+pub const MIGRATE: &[u8] = b"tesela-migrate/1";
+
+/// TCP port on which an agent hears the others.
+pub const AGENTS_PORT: u16 = 7444;
 
 /// The name in the master's certificate. A node's name has no dot, so none can have this one.
 pub const MASTER_NAME: &str = "master.tesela";

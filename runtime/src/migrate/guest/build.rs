@@ -251,13 +251,14 @@ fn write_thread(pid: Pid, image: &Image, thread: &ThreadImage) -> Result<(), Gue
 
 /// The signal frame with which a thread enters its program.
 fn context(thread: &ThreadImage, fpstate: u64, slot: u64) -> Context {
-    /// UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
-    const FLAGS: u64 = 7;
+    /// UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
+    const FLAGS: u64 = 6;
+    const UC_FP_XSTATE: u64 = 1;
     /// SIGSYS, SIGSEGV, SIGBUS
     const OPEN: u64 = 1 << 30 | 1 << 10 | 1 << 6;
     let r = registers_from_words(&thread.registers);
     Context {
-        flags: FLAGS,
+        flags: if thread.state.len() == sys::FXSAVE { FLAGS } else { FLAGS | UC_FP_XSTATE },
         stack_sp: slot + STACK_AT,
         stack_size: SLOT - STACK_AT,
         r8: [r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15],
@@ -280,6 +281,9 @@ fn context(thread: &ThreadImage, fpstate: u64, slot: u64) -> Context {
 
 /// The extended state as a signal frame has it.
 fn signal_state(state: &[u8]) -> io::Result<Vec<u8>> {
+    if state.len() == sys::FXSAVE {
+        return Ok(state.to_vec());
+    }
     let size = u32::try_from(state.len()).map_err(io::Error::other)?;
     let at = usize::try_from(SOFTWARE).unwrap_or(0);
     let mut frame = state.to_vec();

@@ -1,0 +1,82 @@
+//! The node's own users at the agent's socket: who they are, and what they ask.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::Moves;
+use crate::wire::local::{Answer, MAX_REQUEST, Request, line};
+
+/// How long a user may take to ask, and to take the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections at a time.
+const CONNECTIONS: usize = 256;
+
+/// Listens for everyone; a socket that an agent before us has left is replaced.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Serves for ever.
+pub async fn serve(moves: Arc<Moves>, listener: UnixListener) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // It is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors or memory (accept(2)): some come free as connections end.
+                tracing::warn!(%error, "the agent's socket cannot accept");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let moves = Arc::clone(&moves);
+        tokio::spawn(async move {
+            if let Err(error) = conversation(&moves, stream).await {
+                tracing::debug!(%error, "a user has not got his answer");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn conversation(moves: &Moves, mut stream: UnixStream) -> io::Result<()> {
+    let caller = stream.peer_cred()?.uid();
+    let mut request = Vec::new();
+    let mut reader = BufReader::new((&mut stream).take((MAX_REQUEST + 1) as u64));
+    let answer = match timeout(PATIENCE, reader.read_until(b'\n', &mut request)).await?? {
+        0 => return Ok(()),
+        length if length > MAX_REQUEST => {
+            Answer::Failed { reason: format!("a request has at most {MAX_REQUEST} octets") }
+        }
+        _ => answer(moves, caller, &request).await,
+    };
+    let answer = line(&answer)?;
+    timeout(PATIENCE, stream.write_all(&answer)).await?
+}
+
+async fn answer(moves: &Moves, caller: u32, request: &[u8]) -> Answer {
+    let answered = match serde_json::from_slice(request) {
+        Ok(Request::Migrate { pid, to }) => moves.migrate(caller, pid, &to).await,
+        Ok(Request::Where { pid }) => moves.place(pid),
+        Ok(Request::List {}) => moves.list(),
+        Err(error) => return Answer::Failed { reason: format!("not a request: {error}") },
+    };
+    answered.unwrap_or_else(|error| Answer::Failed { reason: error.to_string() })
+}

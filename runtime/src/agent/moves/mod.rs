@@ -1,0 +1,340 @@
+//! The agent's part in migration: it agrees with the other node's agent, and starts the two programs that do
+//! the rest (see `migrate`).
+//!
+//! Two listeners. On the UNIX socket ([`local`]) the node's own users say what is to move, and are told where
+//! it is; on [`wire::AGENTS_PORT`](crate::wire::AGENTS_PORT) other agents ask to have a process taken in
+//! ([`remote`]). The configuration and the list of nodes are read anew for each request, so what the master
+//! changes holds at once.
+//!
+//! A process of root's, or one with capabilities, goes only to a node that its own agent knows as `trusted`:
+//! whoever rules the other node can do at home whatever the process could.
+
+mod local;
+mod process;
+mod remote;
+mod side;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::timeout;
+
+use super::{Config, ConfigError, Peer, sys};
+use crate::wire::local::{Answer, Moved};
+use process::Process;
+use side::{Ends, Kind, Outcome, Side};
+
+/// How long a process that was told to come home may take before whoever asked is told so.
+const HOMECOMING: Duration = Duration::from_secs(60);
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// The caller's.
+    #[error("there is no process {pid} on this node")]
+    NoProcess {
+        /// Its id.
+        pid: i32,
+    },
+    /// The caller's.
+    #[error("process {pid} is another user's, or may do more than you: only root can move it")]
+    NotYours {
+        /// Its id.
+        pid: i32,
+    },
+    /// The caller's.
+    #[error("process {pid} never moves: {why}")]
+    Never {
+        /// Its id.
+        pid: i32,
+        /// What it is.
+        why: &'static str,
+    },
+    /// The caller's.
+    #[error("process {pid} is a guest of {node}: its home moves it")]
+    Guest {
+        /// Its id here.
+        pid: i32,
+        /// Its home.
+        node: String,
+    },
+    /// The caller's.
+    #[error("process {pid} is away with process {with}, which made it: move that one")]
+    With {
+        /// Its id.
+        pid: i32,
+        /// The one that was sent off.
+        with: i32,
+    },
+    /// Somebody else is faster.
+    #[error("process {pid} is being moved already")]
+    Busy {
+        /// Its id.
+        pid: i32,
+    },
+    /// The caller's, or cluster.yaml's.
+    #[error("no node is called `{word}`, nor has it that number or address")]
+    NoNode {
+        /// What was asked for.
+        word: String,
+    },
+    /// The other node is not there.
+    #[error("the address of {node} is not known: it has not booted")]
+    NoAddress {
+        /// The other node.
+        node: String,
+    },
+    /// The other node's agent, or the network's.
+    #[error("the agent of {node} ({address}): {source}")]
+    Peer {
+        /// The other node.
+        node: String,
+        /// Its address.
+        address: Ipv4Addr,
+        /// What came of it.
+        source: remote::PeerError,
+    },
+    /// It does not move. The reason has openMosix's name where it had one.
+    #[error("process {pid} stays at home: {reason}")]
+    Stays {
+        /// Its id.
+        pid: i32,
+        /// Why.
+        reason: String,
+    },
+    /// The other node has not sent it.
+    #[error("process {pid} was told to come home from {node}, and has not come within {} s", HOMECOMING.as_secs())]
+    StillAway {
+        /// Its id.
+        pid: i32,
+        /// Where it is.
+        node: String,
+    },
+    /// It was away, and has ended instead of coming home.
+    #[error("process {pid} has ended on the way home from {node}")]
+    Ended {
+        /// Its id.
+        pid: i32,
+        /// Where it was.
+        node: String,
+    },
+    /// The configuration's.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Ours, or the kernel's.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why the agent cannot take part.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {place}: {source}")]
+pub struct ListenError {
+    place: String,
+    source: io::Error,
+}
+
+/// The agent's part in migration.
+#[derive(Debug)]
+pub struct Moves {
+    config: PathBuf,
+    /// Processes of this node that are being moved right now.
+    moving: Mutex<HashSet<i32>>,
+}
+
+/// The two places where it listens.
+#[derive(Debug)]
+pub struct Listeners {
+    agents: TcpListener,
+    users: UnixListener,
+}
+
+impl Moves {
+    /// Opens both listeners. `path` is where the configuration was read.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub async fn listen(config: &Config, path: &Path) -> Result<(Arc<Self>, Listeners), ListenError> {
+        let address = (config.address.unwrap_or(Ipv4Addr::UNSPECIFIED), config.agents_port);
+        let agents = TcpListener::bind(address)
+            .await
+            .map_err(|source| ListenError { place: format!("{}:{}", address.0, address.1), source })?;
+        let socket = config.socket();
+        let users = local::bind(&socket)
+            .map_err(|source| ListenError { place: socket.display().to_string(), source })?;
+        let moves = Arc::new(Self { config: path.to_owned(), moving: Mutex::default() });
+        Ok((moves, Listeners { agents, users }))
+    }
+
+    /// Serves for ever.
+    pub async fn serve(self: Arc<Self>, listeners: Listeners) {
+        let agents = remote::serve(Arc::clone(&self), listeners.agents);
+        tokio::join!(agents, local::serve(self, listeners.users));
+    }
+
+    fn config(&self) -> Result<Config, ConfigError> {
+        Config::read(&self.config)
+    }
+
+    /// Moves a process at the wish of this user, and says where it is then.
+    async fn migrate(&self, caller: u32, pid: i32, to: &str) -> Result<Answer, MoveError> {
+        let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+        let pid = process.pid;
+        process.may_be_moved_by(caller)?;
+        let config = self.config()?;
+        if Side::of(&process, &config.node).is_some() {
+            return Err(MoveError::Never { pid, why: "it is part of the agent" });
+        }
+        if let Some(side) = Side::guest(&process, &config.node)? {
+            return Err(MoveError::Guest { pid, node: side.node });
+        }
+        let target = match to {
+            "home" => None,
+            word => {
+                let peer = config.peers()?.find(word).cloned();
+                Some(peer.ok_or_else(|| MoveError::NoNode { word: word.to_owned() })?)
+            }
+        };
+        let target = target.filter(|peer| peer.name != config.node);
+        let _moving = self.begin(pid)?;
+        if let Some(side) = Side::away(&process, &config.node)? {
+            if target.as_ref().is_some_and(|peer| peer.name == side.node) {
+                return Ok(Answer::At { pid, node: side.node, home: config.node });
+            }
+            recall(pid, &side, &config.node).await?;
+        }
+        let node = match target {
+            Some(peer) => {
+                self.send_off(&config, &peer, &process).await?;
+                peer.name
+            }
+            None => config.node.clone(),
+        };
+        Ok(Answer::At { pid, node, home: config.node })
+    }
+
+    async fn send_off(&self, config: &Config, peer: &Peer, process: &Process) -> Result<(), MoveError> {
+        let (pid, node) = (process.pid, &peer.name);
+        let address = peer.address.ok_or_else(|| MoveError::NoAddress { node: node.clone() })?;
+        let (socket, keys) = remote::ask(config, node, address, process)
+            .await
+            .map_err(|source| MoveError::Peer { node: node.clone(), address, source })?;
+        match side::send_off(pid, Ends { here: &config.node, there: node }, socket, keys).await? {
+            Outcome::Away => {
+                tracing::info!(pid, uid = process.uids[1], node, "away");
+                Ok(())
+            }
+            Outcome::Stays(reason) => Err(MoveError::Stays { pid, reason }),
+        }
+    }
+
+    /// Where a process is.
+    fn place(&self, pid: i32) -> Result<Answer, MoveError> {
+        let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+        let pid = process.pid;
+        let here = self.config()?.node;
+        if let Some(side) = Side::away(&process, &here)?.filter(|_| !self.is_moving(pid)) {
+            return Ok(Answer::At { pid, node: side.node, home: here });
+        }
+        let home = Side::guest(&process, &here)?.map_or_else(|| here.clone(), |side| side.node);
+        Ok(Answer::At { pid, node: here, home })
+    }
+
+    /// All that is away from here, or here from elsewhere, in the order of ids.
+    fn list(&self) -> Result<Answer, MoveError> {
+        let processes = Process::all()?;
+        let sides = Side::all(&processes, &self.config()?.node);
+        let (mut away, mut guests) = (Vec::new(), Vec::new());
+        for process in processes.values() {
+            let row = |pid, side: &Side| Moved {
+                pid,
+                node: side.node.clone(),
+                uid: process.uids[1],
+                name: process.name.clone(),
+            };
+            if let Some(side) = sides.get(&process.tracer)
+                && matches!(side.kind, Kind::Home(_))
+                && !self.is_moving(process.pid)
+            {
+                away.push(row(process.pid, side));
+            }
+            // The first process of a guest's place is ours.
+            if let Some(&pid) = process.ids.get(1)
+                && pid != 1
+                && let Some(side) = above(process, &processes, &sides)
+            {
+                guests.push(row(pid, side));
+            }
+        }
+        for rows in [&mut away, &mut guests] {
+            rows.sort_by(|one, other| (&one.node, one.pid).cmp(&(&other.node, other.pid)));
+        }
+        Ok(Answer::Listed { away, guests })
+    }
+
+    fn is_moving(&self, pid: i32) -> bool {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+    }
+
+    fn begin(&self, pid: i32) -> Result<Moving<'_>, MoveError> {
+        let fresh = self.moving.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        if fresh { Ok(Moving { moves: self, pid }) } else { Err(MoveError::Busy { pid }) }
+    }
+}
+
+/// For as long as it lives, nobody else moves the process.
+struct Moving<'a> {
+    moves: &'a Moves,
+    pid: i32,
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.moves.moving.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
+    }
+}
+
+/// The guest's side from which a process descends.
+fn above<'a>(
+    process: &Process,
+    processes: &HashMap<i32, Process>,
+    sides: &'a HashMap<i32, Side>,
+) -> Option<&'a Side> {
+    let mut parent = process.parent;
+    loop {
+        if let Some(side) = sides.get(&parent).filter(|side| side.kind == Kind::Guest) {
+            return Some(side);
+        }
+        parent = processes.get(&parent)?.parent;
+    }
+}
+
+/// Tells a process that is away to come home, and waits until it has.
+async fn recall(pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
+    if let Kind::Home(with) = side.kind
+        && with != pid
+    {
+        return Err(MoveError::With { pid, with });
+    }
+    let keeper: OwnedFd = sys::pidfd(side.pid)?;
+    // Nobody else may have been started with that id before the descriptor was there.
+    match Process::look(side.pid)? {
+        Some(process) if Side::of(&process, here).as_ref() == Some(side) && side::can_recall(&process) => {}
+        _ => return Err(MoveError::Busy { pid }),
+    }
+    sys::signal(&keeper, Signal::SIGUSR1)?;
+    match timeout(HOMECOMING, sys::ended(keeper)).await {
+        Ok(ended) => ended?,
+        Err(_) => return Err(MoveError::StillAway { pid, node: side.node.clone() }),
+    }
+    let ended = || MoveError::Ended { pid, node: side.node.clone() };
+    let process = Process::look(pid)?.ok_or_else(ended)?;
+    if process.has_memory() { Ok(()) } else { Err(ended()) }
+}

@@ -1,0 +1,204 @@
+//! One agent and another: whether a process may come, and the keys of the link on which it then does.
+//!
+//! The two take turns, and neither reads on once it has what is due: an [`Ask`] and a [`Reply`] in TLS, then the
+//! octet [`GO`] in the open. So when the link begins, there is nothing in any buffer of TLS, and nothing of
+//! TLS's on the way. Who has slipped in the octet has gained nothing: all that follows is sealed.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ConnectionCommon;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector, server};
+
+use super::Moves;
+use super::process::Process;
+use super::side::{self, Ends};
+use crate::agent::{Config, ConfigError};
+use crate::enroll::{KeyError, NodeKeys};
+use crate::migrate::link::Keys;
+use crate::wire::mutual::{self, Side};
+use crate::wire::{Ask, FrameError, FrameReader, GO, Reply, frame};
+
+/// How long the other agent may take until both have agreed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections that have not agreed yet, at a time.
+const STRANGERS: usize = 64;
+/// The longest name of a program that is believed, in characters: TASK_COMM_LEN, and room for escapes.
+const NAME: usize = 64;
+
+/// Why two agents do not agree.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// It does not take the process.
+    #[error("{0}")]
+    Refused(String),
+    /// It is not there, it is not a member, or does not keep to the protocol.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// Ours: this node's keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// TLS, with one side's keys.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// It is silent.
+    #[error("it says nothing for {} s", PATIENCE.as_secs())]
+    Silent,
+    /// Ours: the configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+impl From<io::Error> for PeerError {
+    fn from(error: io::Error) -> Self {
+        FrameError::Io(error).into()
+    }
+}
+
+/// Asks a node's agent to take a process in. What comes back is the link's.
+pub async fn ask(
+    config: &Config,
+    node: &str,
+    address: Ipv4Addr,
+    process: &Process,
+) -> Result<(std::net::TcpStream, Keys), PeerError> {
+    let agreed = timeout(PATIENCE, async {
+        let socket = TcpSocket::new_v4()?;
+        if let Some(own) = config.address {
+            // It is by this address that the other agent knows us.
+            socket.bind(SocketAddrV4::new(own, 0).into())?;
+        }
+        let stream = socket.connect(SocketAddrV4::new(address, config.agents_port).into()).await?;
+        stream.set_nodelay(true)?;
+        let (identity, ca) = NodeKeys::identity(&config.keys)?;
+        let connector = TlsConnector::from(mutual::asks(identity, ca)?);
+        let mut stream = connector.connect(mutual::name_of(node)?, stream).await?;
+        let ask = Ask {
+            version: Ask::VERSION,
+            node: config.node.clone(),
+            pid: process.pid,
+            uid: process.uids[1],
+            name: process.name.clone(),
+            privileged: process.privileged(),
+        };
+        frame::send(&mut stream, &ask).await?;
+        match FrameReader::new(&mut stream).next().await? {
+            Some(Reply::Accepted) => {}
+            Some(Reply::Refused { reason }) => return Err(PeerError::Refused(reason)),
+            None => return Err(FrameError::Truncated.into()),
+        }
+        let (mut socket, session) = stream.into_inner();
+        let keys = end(&session, Side::Asks)?;
+        socket.write_all(&[GO]).await?;
+        Ok((plain(socket)?, keys))
+    });
+    agreed.await.unwrap_or(Err(PeerError::Silent))
+}
+
+/// TLS is over: nothing may be left in it.
+fn end<T>(session: &ConnectionCommon<T>, side: Side) -> Result<Keys, PeerError> {
+    if session.wants_write() {
+        return Err(io::Error::other("TLS has something left to say").into());
+    }
+    Ok(mutual::link_keys(session, side)?)
+}
+
+/// As the programs take it, which know no readiness.
+fn plain(socket: TcpStream) -> io::Result<std::net::TcpStream> {
+    let socket = socket.into_std()?;
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
+/// Takes in what other agents send, for ever.
+pub async fn serve(moves: Arc<Moves>, listener: TcpListener) {
+    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    loop {
+        // It is never closed.
+        let Ok(place) = Arc::clone(&strangers).acquire_owned().await else { return };
+        let (socket, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors or memory (accept(2)): some come free as connections end.
+                tracing::warn!(%error, "the agents' port cannot accept");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let moves = Arc::clone(&moves);
+        tokio::spawn(async move {
+            let taken =
+                timeout(PATIENCE, take_in(&moves, socket, from)).await.unwrap_or(Err(PeerError::Silent));
+            if let Err(error) = taken {
+                tracing::warn!(%from, %error, "no process was taken in");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn take_in(moves: &Moves, socket: TcpStream, from: SocketAddr) -> Result<(), PeerError> {
+    let config = moves.config()?;
+    socket.set_nodelay(true)?;
+    let (identity, ca) = NodeKeys::identity(&config.keys)?;
+    let mut stream = TlsAcceptor::from(mutual::answers(identity, ca)?).accept(socket).await?;
+    let ask: Ask = FrameReader::new(&mut stream).next().await?.ok_or(FrameError::Truncated)?;
+    if let Err(reason) = admit(&config, &ask, certificate(&stream), from.ip())? {
+        frame::send(&mut stream, &Reply::Refused { reason: reason.clone() }).await?;
+        // Only courtesy: the reply is whole in itself.
+        let _gone_either_way = stream.shutdown().await;
+        return Err(PeerError::Refused(reason));
+    }
+    frame::send(&mut stream, &Reply::Accepted).await?;
+    let (mut socket, session) = stream.into_inner();
+    let keys = end(&session, Side::Answers)?;
+    if socket.read_u8().await? != GO {
+        return Err(io::Error::other("what comes is not the beginning of a link").into());
+    }
+    let name: String = ask.name.chars().filter(|c| !c.is_control()).take(NAME).collect();
+    tracing::info!(node = ask.node, pid = ask.pid, uid = ask.uid, name, "takes a process in");
+    Ok(side::take_in(Ends { here: &config.node, there: &ask.node }, plain(socket)?, keys).await?)
+}
+
+fn certificate(stream: &server::TlsStream<TcpStream>) -> Option<&CertificateDer<'static>> {
+    stream.get_ref().1.peer_certificates()?.first()
+}
+
+/// Whether the process may come; the reason why not is for whoever has asked.
+fn admit(
+    config: &Config,
+    ask: &Ask,
+    certificate: Option<&CertificateDer<'_>>,
+    from: IpAddr,
+) -> Result<Result<(), String>, ConfigError> {
+    let (here, node) = (&config.node, &ask.node);
+    if ask.version != Ask::VERSION {
+        return Ok(Err(format!("it speaks version {} of the protocol, not {}", Ask::VERSION, ask.version)));
+    }
+    if !certificate.is_some_and(|certificate| mutual::is_of(certificate, node)) {
+        return Ok(Err(format!("the certificate is not that of `{node}`")));
+    }
+    // The certificate of a node that has left cluster.yaml does not end by itself.
+    let Some(peer) = config.peers()?.named(node).cloned() else {
+        return Ok(Err(format!("{here} knows no node `{node}`")));
+    };
+    if let Some(address) = peer.address
+        && from != IpAddr::V4(address)
+    {
+        return Ok(Err(format!("{node} has the address {address}, and the call comes from {from}")));
+    }
+    if (ask.privileged || ask.uid == 0) && !config.trusted {
+        return Ok(Err(format!(
+            "processes that are root's or have capabilities run only on nodes that are `trusted` in cluster.yaml, \
+             and {here} is not"
+        )));
+    }
+    Ok(Ok(()))
+}

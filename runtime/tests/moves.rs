@@ -1,0 +1,342 @@
+//! Agents of three nodes on this host, each with an address of the loopback, and the tool `migrate`: a real
+//! program moves and comes home, and what must not move does not.
+//!
+//! It runs as root, as the agent does.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PKCS_ED25519,
+};
+use serde_json::{Value, json};
+
+/// No process of the host's is one of these users'.
+const USER: u32 = 64_001;
+const ANOTHER: u32 = 64_002;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Ca(Issuer<'static, KeyPair>, String);
+
+impl Ca {
+    fn new(cluster: &str) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.distinguished_name.push(DnType::CommonName, format!("tesela CA of {cluster}"));
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Ca(Issuer::new(params, key), certificate)
+    }
+
+    /// The files that stage1 leaves, signed by this CA, of a node that trusts that one.
+    fn keys(&self, node: &str, trusted: &Ca, directory: &Path) {
+        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let mut params = CertificateParams::new([format!("{node}.node.tesela")]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, node);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        for (name, text) in [
+            ("node.key", key.serialize_pem()),
+            ("node.crt", certificate.pem()),
+            ("ca.crt", trusted.1.clone()),
+        ] {
+            fs::write(directory.join(name), text).unwrap();
+        }
+    }
+}
+
+/// An agent of a node of its own.
+struct Node {
+    directory: PathBuf,
+    agent: Child,
+    log: Receiver<String>,
+}
+
+impl Node {
+    /// One whose certificate this CA has signed, for that name.
+    fn start(cluster: &Cluster, number: u8, signed_by: &Ca, certified: &str) -> Self {
+        let name = format!("n{number}");
+        let root = cluster.directory.path();
+        let directory = root.join(&name);
+        fs::create_dir(&directory).unwrap();
+        signed_by.keys(certified, &cluster.ca, &directory);
+        let config = json!({
+            "cluster": "aula", "node": name, "master": "127.0.0.1", "control_port": 1, "http_port": 1,
+            "keys": directory, "address": address(number), "agents_port": cluster.port, "trusted": number != 4,
+            "peers": root.join("peers.json"),
+        });
+        fs::write(directory.join("teselad.json"), config.to_string()).unwrap();
+        Self::run(directory)
+    }
+
+    fn run(directory: PathBuf) -> Self {
+        let name = directory.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_teselad"))
+            .arg("--config")
+            .arg(directory.join("teselad.json"))
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (tell, log) = channel();
+        let stderr = BufReader::new(agent.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                eprintln!("{name}: {line}");
+                let _test_is_over = tell.send(line);
+            }
+        });
+        let node = Node { directory, agent, log };
+        // It listens before it looks for a master.
+        node.says("no connection to the master");
+        node
+    }
+
+    /// The agent dies, and another one takes its place.
+    fn crashes(mut self) -> Self {
+        self.agent.kill().unwrap();
+        self.agent.wait().unwrap();
+        let directory = self.directory.clone();
+        drop(self);
+        Self::run(directory)
+    }
+
+    /// Waits for a line of the agent's log.
+    fn says(&self, what: &str) {
+        while !self.log.recv_timeout(PATIENCE).unwrap().contains(what) {}
+    }
+
+    /// Runs the tool as a user. Exit status, standard output, standard error.
+    fn migrate(&self, user: u32, words: &[&str]) -> (i32, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_tesela-tools"))
+            .arg("migrate")
+            .arg("--socket")
+            .arg(self.directory.join("agent.sock"))
+            .args(words)
+            .uid(user)
+            .gid(user)
+            .output()
+            .unwrap();
+        let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap().trim_end().to_owned();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    /// The tool does it, and says this.
+    #[track_caller]
+    fn done(&self, user: u32, words: &[&str], says: &str) {
+        assert_eq!(self.migrate(user, words), (0, says.to_owned(), String::new()), "{words:?}");
+    }
+
+    /// The tool does not do it, and says why.
+    #[track_caller]
+    fn refused(&self, user: u32, words: &[&str], status: i32, why: &str) {
+        let (ended, out, err) = self.migrate(user, words);
+        assert!(ended == status && out.is_empty() && err.contains(why), "{words:?}: {ended} {out} {err}");
+    }
+
+    fn list(&self) -> Value {
+        serde_json::from_str(&self.migrate(USER, &["--list", "--json"]).1).unwrap()
+    }
+}
+
+impl Node {
+    /// A guest's side ends a moment after its process has left.
+    fn no_guests(&self) {
+        let begun = Instant::now();
+        while self.list()["guests"] != json!([]) {
+            assert!(begun.elapsed() < PATIENCE, "{}", self.list());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Ok(None) = self.agent.try_wait() {
+            kill(Pid::from_raw(self.agent.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+            self.agent.wait().unwrap();
+        }
+    }
+}
+
+fn address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 77, number)
+}
+
+struct Cluster {
+    directory: tempfile::TempDir,
+    port: u16,
+    ca: Ca,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // The users of the test reach the agents' sockets.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let peers: Vec<Value> = (1..=4)
+            .map(|number| json!({"id": number, "name": format!("n{number}"), "address": address(number)}))
+            .collect();
+        fs::write(directory.path().join("peers.json"), Value::from(peers).to_string()).unwrap();
+        // Free at one address of the loopback, and at all those that nobody else uses.
+        let port = TcpListener::bind((address(1), 0)).unwrap().local_addr().unwrap().port();
+        Cluster { directory, port, ca: Ca::new("aula") }
+    }
+
+    fn node(&self, number: u8) -> Node {
+        Node::start(self, number, &self.ca, &format!("n{number}"))
+    }
+}
+
+/// A program that adds up what it is told, and says the sum and its own id.
+struct Adder {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+const ADDER: &str = r#"$| = 1; while (<STDIN>) { $n += $_; print "$n $$ $<\n" } print "end $n\n"; exit 7"#;
+
+impl Adder {
+    fn start(user: u32) -> Self {
+        let mut child = Command::new("perl")
+            .args(["-e", ADDER])
+            .uid(user)
+            .gid(user)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Adder { child, input, output }
+    }
+
+    fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    fn adds(&mut self, number: u32, sum: u32, user: u32) {
+        writeln!(self.input.as_ref().unwrap(), "{number}").unwrap();
+        assert_eq!(self.line(), format!("{sum} {} {user}\n", self.child.id()));
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn ends(mut self, sum: u32) {
+        self.input = None;
+        assert_eq!(self.line(), format!("end {sum}\n"));
+        assert_eq!(self.line(), "");
+        assert_eq!(self.child.wait().unwrap().code(), Some(7));
+    }
+}
+
+#[test]
+fn a_program_moves_by_the_tool_and_comes_home() {
+    let cluster = Cluster::new();
+    let [one, two, three] = [1, 2, 3].map(|number| cluster.node(number));
+    let mut adder = Adder::start(0);
+    let pid = adder.pid();
+    adder.adds(5, 5, 0);
+    one.done(0, &["--where", &pid], &format!("{pid}: at home (n1)"));
+    one.done(0, &[&pid, "home"], &format!("{pid}: at home (n1)"));
+
+    let away = format!("{pid}: on n2, at home on n1");
+    one.done(0, &[&pid, "n2"], &away);
+    adder.adds(6, 11, 0);
+    one.done(USER, &["--where", &pid], &away);
+    one.done(0, &[&pid, "2"], &away);
+    let number: i32 = pid.parse().unwrap();
+    assert_eq!(one.list()["away"], json!([{"pid": number, "node": "n2", "uid": 0, "name": "perl"}]));
+    let guests = two.list()["guests"].clone();
+    assert_eq!(guests.as_array().unwrap().len(), 1, "{guests}");
+    assert_eq!([&guests[0]["pid"], &guests[0]["node"]], [&json!(number), &json!("n1")]);
+
+    // On to a third node, by its address.
+    one.done(0, &[&pid, "127.0.77.3"], &format!("{pid}: on n3, at home on n1"));
+    adder.adds(7, 18, 0);
+    two.no_guests();
+
+    // What keeps it outlives the agents, and the next ones find it.
+    let [one, three] = [one, three].map(Node::crashes);
+    adder.adds(10, 28, 0);
+    one.done(USER, &["--where", &pid], &format!("{pid}: on n3, at home on n1"));
+    assert_eq!(three.list()["guests"][0]["pid"], number);
+
+    one.refused(USER, &[&pid, "home"], 1, "is another user's");
+    one.done(0, &[&pid, "home"], &format!("{pid}: at home (n1)"));
+    adder.adds(8, 36, 0);
+    assert_eq!(one.list(), json!({"type": "listed", "away": [], "guests": []}));
+    three.no_guests();
+    three.done(USER, &["--list"], "nothing is away, and nothing is here from elsewhere");
+    adder.ends(36);
+    one.refused(0, &[&pid, "n2"], 1, "there is no process");
+}
+
+#[test]
+fn what_must_not_move_does_not_and_says_why() {
+    let cluster = Cluster::new();
+    let (one, four) = (cluster.node(1), cluster.node(4));
+    let mut users = Adder::start(USER);
+    let pid = users.pid();
+    users.adds(1, 1, USER);
+    one.refused(ANOTHER, &[&pid, "n4"], 1, "is another user's");
+    one.refused(USER, &["1", "n4"], 1, "is another user's");
+    one.refused(0, &["1", "n4"], 1, "never moves");
+    one.refused(0, &[&one.agent.id().to_string(), "n4"], 1, "it is the agent");
+    one.refused(USER, &[&pid, "n9"], 1, "no node is called `n9`");
+    one.refused(USER, &[&pid, "n2"], 1, "the agent of n2 (127.0.77.2): Connection refused");
+    one.refused(USER, &[&pid], 2, "usage: migrate");
+    one.refused(USER, &["--socket", "/nonexistent", &pid, "n2"], 1, "no agent listens at /nonexistent");
+    users.adds(2, 3, USER);
+    users.ends(3);
+
+    let mut roots = Adder::start(0);
+    let pid = roots.pid();
+    roots.adds(1, 1, 0);
+    one.refused(0, &[&pid, "n4"], 1, "run only on nodes that are `trusted` in cluster.yaml, and n4 is not");
+    four.says("and n4 is not");
+    one.done(0, &["--where", &pid], &format!("{pid}: at home (n1)"));
+    roots.adds(2, 3, 0);
+    roots.ends(3);
+}
+
+#[test]
+fn a_stranger_is_refused_on_either_side() {
+    let cluster = Cluster::new();
+    let one = cluster.node(1);
+    // Another cluster's CA has signed this one; the other one is a member that gives itself another name.
+    let stranger = Node::start(&cluster, 2, &Ca::new("sala"), "n2");
+    let impostor = Node::start(&cluster, 3, &cluster.ca, "n4");
+    let mut adder = Adder::start(USER);
+    let pid = adder.pid();
+    adder.adds(1, 1, USER);
+    one.refused(USER, &[&pid, "n2"], 1, "invalid peer certificate: UnknownIssuer");
+    one.refused(
+        USER,
+        &[&pid, "n3"],
+        1,
+        "invalid peer certificate: certificate not valid for name \"n3.node.tesela\"",
+    );
+    stranger.refused(USER, &[&pid, "n1"], 1, "received fatal alert: UnknownCA");
+    one.says("invalid peer certificate: UnknownIssuer");
+    impostor.refused(USER, &[&pid, "n1"], 1, "the certificate is not that of `n3`");
+    one.says("the certificate is not that of `n3`");
+    adder.adds(2, 3, USER);
+    adder.ends(3);
+    one.no_guests();
+}
