@@ -119,10 +119,6 @@ fn moves(name: &str, script: &str, trips: usize) {
     assert_eq!(status, expected, "{name}, after {made} moves");
     assert!(made > 0, "{name} has ended before it could move");
     let same = std::fs::read(&unmoved).unwrap() == std::fs::read(&moved).unwrap();
-    if !same {
-        std::fs::copy(&unmoved, "/tmp/u.out").unwrap();
-        std::fs::copy(&moved, "/tmp/m.out").unwrap();
-    }
     assert!(same, "{name}: another output after {made} moves");
     eprintln!("{name}: {made} moves");
 }
@@ -134,6 +130,90 @@ fn programs_that_compute() {
     moves("awk", "exec awk 'BEGIN { for (i = 0; i < 6000000; i++) s += i * i % 7; print s }'", 3);
     moves("bc", "echo 'scale=1200; 4*a(1)' > sum; exec bc -l sum", 3);
     moves("exit status", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; exit 7", 3);
+}
+
+#[test]
+fn threads_move_with_their_process() {
+    let data = "head -c 6000000 /usr/bin/qemu-system-x86_64 > data";
+    moves("xz", &format!("{data}; exec xz -T2 -2 -c data"), 20);
+    // Four that compute and share a queue, and many that come and go meanwhile.
+    let threads = "
+import hashlib, queue, threading
+results, told = [None] * 4, queue.Queue()
+def work(number):
+    value = b'%d' % number
+    for i in range(80000):
+        value = hashlib.sha256(value).digest()
+        if i % 1000 == 0:
+            told.put((number, i))
+    results[number] = value.hex()
+workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+for worker in workers:
+    worker.start()
+for _ in range(100):
+    short = threading.Thread(target=lambda: hashlib.sha256(b'x' * 200000).digest())
+    short.start()
+    short.join()
+for worker in workers:
+    worker.join()
+print(results, told.qsize())
+";
+    python("threads", threads);
+}
+
+#[test]
+fn children_are_made_waited_for_and_executed() {
+    let forks = "
+import hashlib, os
+for k in range(60):
+    children = []
+    for j in range(3):
+        child = os.fork()
+        if child == 0:
+            value = b'x'
+            for _ in range(6000):
+                value = hashlib.sha256(value).digest()
+            os._exit(k + j)
+        children.append(child)
+    print([os.waitpid(child, 0)[1] >> 8 for child in children], flush=True)
+";
+    python("forks", forks);
+    let executes = "
+import hashlib, subprocess
+for k in range(30):
+    value = b'x'
+    for _ in range(6000):
+        value = hashlib.sha256(value).digest()
+    said = subprocess.run(['/bin/echo', str(k)], stdout=subprocess.PIPE).stdout
+    print(said, subprocess.run(['sh', '-c', 'exit %d' % k]).returncode, flush=True)
+";
+    python("exec", executes);
+    let pipes = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo $i | sed s/1/x/ | tr 2 y; done";
+    moves("pipelines", pipes, 20);
+    let waits = "trap 'echo told' USR1
+for i in $(seq 40); do (exit $((i % 7))); echo $i $?; kill -USR1 $$; wait; done";
+    moves("traps", &format!("exec bash -c \"{}\"", waits.replace('$', "\\$")), 20);
+}
+
+/// As [`moves`], for a program of Python's.
+fn python(name: &str, program: &str) {
+    moves(name, &format!("exec /usr/bin/python3 -c \"{program}\""), 20);
+}
+
+#[test]
+fn what_can_be_done_at_home_only_is_done_there() {
+    // It goes home by itself for setrlimit(2), which its next move finds done.
+    let limits = "
+import hashlib, resource
+for k in range(20):
+    value = b'x'
+    for _ in range(20000):
+        value = hashlib.sha256(value).digest()
+    if k % 5 == 4:
+        resource.setrlimit(resource.RLIMIT_CORE, (k, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    print(k, resource.getrlimit(resource.RLIMIT_CORE)[0], flush=True)
+";
+    python("limits", limits);
 }
 
 /// A program that counts, and says so.

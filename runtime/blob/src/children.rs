@@ -2,15 +2,15 @@
 //! that they have an id there, and then the body makes them here with the same.
 
 use tesela_shim::layout::{
-    self, CONTROL, CONTROL_CHILD, CONTROL_CHILD_SOCKET, CONTROL_PAGES, Control, FRAME_AT, NEW, PROCESS_AT, Process, SLOT, SLOTS, STACK_AT, STATE_AT,
-    Thread,
+    self, CONTROL, CONTROL_BORN, CONTROL_CHILD, CONTROL_CHILD_SOCKET, CONTROL_PAGES, Control, FRAME_AT, MAKING, NEW,
+    PROCESS_AT, Process, SLOT, SLOTS, STACK_AT, STATE_AT, Thread,
 };
 use tesela_shim::seal::Direction;
 use tesela_shim::wire::KIND_CLONE;
 
 use crate::collect::receive_fd;
 use crate::frame::{self, Context};
-use crate::handler::{Outcome, exchange, process_of};
+use crate::handler::{Outcome, exchange, process_of, set_state};
 use crate::marshal::Message;
 use crate::sys::{self, nr};
 use crate::user;
@@ -95,6 +95,9 @@ fn wish(call: u64, args: [u64; 6]) -> Option<Wish> {
 pub fn make(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6]) -> Outcome {
     let Some(wish) = wish(call, args).filter(|wish| wish.flags & !KNOWN == 0) else { return Outcome::GoHome };
     let process = process_of(thread);
+    // Others may be at it, and the agent has to do something for them: it must not wait for this thread to
+    // come to the edge.
+    set_state(thread, MAKING);
     lock(process);
     let outcome = make_locked(thread, process, context, wish);
     unlock(process);
@@ -170,6 +173,11 @@ pub fn send_control(process: &Process, message: &Control) {
     let at = core::ptr::from_ref(message) as u64;
     // SAFETY: it reads the message. MSG_NOSIGNAL
     unsafe { sys::call(nr::SENDTO, [process.control as u64, at, CONTROL as u64, 0x4000, 0, 0]) };
+}
+
+/// A process that has just been made says where it is.
+fn say_born(process: &Process) {
+    send_control(process, &Control { kind: CONTROL_BORN, tid: process.tgid, ..Control::default() });
 }
 
 /// What the agent has made for the child of this id.
@@ -270,6 +278,7 @@ fn make_here(thread: &mut Thread, context: &mut Context, wish: &Wish, child: &Ch
         if wish.stack != 0 {
             context.rsp = wish.stack;
         }
+        say_born(process);
         return Outcome::Returns(0);
     }
     if !is_thread {
@@ -311,7 +320,11 @@ extern "C" fn born(slot: u64) -> ! {
     // SAFETY: the slot is this new thread's, and its parent has put the frame there.
     unsafe {
         let thread = &mut *(slot as *mut Thread);
-        crate::handler::set_state(thread, layout::RUNNING);
+        let process = process_of(thread);
+        if process.tgid == thread.tid {
+            say_born(process);
+        }
+        set_state(thread, layout::RUNNING);
         frame::enter((slot + FRAME_AT) as *const Context)
     }
 }

@@ -1,6 +1,8 @@
 //! The shim's heart: what happens when the program makes a system call that the filter catches.
 
-use tesela_shim::layout::{CONTROL_GONE, CONTROL_PARKED, Control, IN_CALL, MAKING, NEW, PARKED, Process, RUNNING, SLOT, Thread};
+use tesela_shim::layout::{
+    ASKING, CONTROL_GONE, CONTROL_PARKED, Control, ENDING, IN_CALL, LOST, MAKING, PARKED, Process, RUNNING, SLOT, Thread,
+};
 use tesela_shim::table::{self, Arg, Class};
 use tesela_shim::wire::{KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_GO_HOME};
 
@@ -108,7 +110,7 @@ fn own_descriptors(thread: &Thread, call: u64, mut args: [u64; 6]) -> Result<i64
 }
 
 /// Makes the call at home.
-fn forward(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6], spec: &[Arg]) -> Outcome {
+pub fn forward(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6], spec: &[Arg]) -> Outcome {
     let mut message = Message::new(call, args, KIND_CALL);
     match message.describe(spec) {
         Ok(()) => {}
@@ -133,6 +135,9 @@ pub fn exchange(thread: &mut Thread, context: &Context, message: &mut Message) -
     process_of(thread).forwarded += 1;
     match done {
         Ok(value @ -516..=-512) => signals::interrupted(thread, context, value),
+        Ok(sys::EINTR) if table::SAYS_EINTR.contains(&message.request.nr) && signals::waiting(context) == 0 => {
+            Outcome::Again
+        }
         Ok(value) => Outcome::Returns(value),
         Err(CarryError::Fault) => Outcome::Returns(sys::EFAULT),
         Err(CarryError::Broken) => lost(thread),
@@ -148,7 +153,11 @@ pub fn set_state(thread: &mut Thread, state: u32) {
 
 /// Without its channel the thread stands still; the agent ends the body or makes it good.
 fn lost(thread: &mut Thread) -> ! {
-    set_state(thread, PARKED);
+    set_state(thread, LOST);
+    wait_for_end(thread)
+}
+
+fn wait_for_end(thread: &Thread) -> ! {
     loop {
         sys::wait(&thread.futex, sys::look(&thread.futex));
     }
@@ -157,7 +166,7 @@ fn lost(thread: &mut Thread) -> ! {
 /// Asks to be taken home, where the call at which the program stands can be made.
 fn go_home(thread: &mut Thread) {
     let mut message = Message::new(0, [0; 6], KIND_GO_HOME);
-    set_state(thread, PARKED);
+    set_state(thread, ASKING);
     match message.send(thread) {
         // The deputy does not answer: we are taken home, or told to go on.
         Ok(()) => thread.freeze = 1,
@@ -181,11 +190,11 @@ fn finish(thread: &mut Thread) {
 /// Tells home, which ends as the program wants, and then ends here.
 fn exit(thread: &mut Thread, call: u64, args: [u64; 6]) -> Outcome {
     let mut message = Message::new(call, args, KIND_EXIT);
+    set_state(thread, ENDING);
     if message.send(thread).is_err() {
         lost(thread);
     }
     if call == nr::EXIT {
-        set_state(thread, NEW);
         let gone = Control { kind: CONTROL_GONE, tid: thread.tid, ..Control::default() };
         children::send_control(process_of(thread), &gone);
         // SAFETY: it ends this thread only, natively, as robust lists and pthread_join(3) want it. The
@@ -196,7 +205,7 @@ fn exit(thread: &mut Thread, call: u64, args: [u64; 6]) -> Outcome {
         }
     }
     // The end of the deputy is the end of all: the agent sees it.
-    lost(thread)
+    wait_for_end(thread)
 }
 
 /// A private mapping of a file: anonymous memory with the file's content, which the deputy reads.

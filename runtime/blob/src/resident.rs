@@ -2,7 +2,7 @@
 
 use tesela_shim::layout::{self, Thread};
 use tesela_shim::wire::{
-    KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_GO_HOME, KIND_NOTE, MAX_MEMORY, MAX_REBASES, MAX_SEGMENTS, Rebase, Reply,
+    KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_GO_HOME, KIND_NOTE, NO_CALL, MAX_MEMORY, MAX_REBASES, MAX_SEGMENTS, Rebase, Reply,
     Request, SEGMENT_IN, Segment,
 };
 
@@ -62,7 +62,7 @@ fn serve_one(thread: &mut Thread) -> Result<(), Broken> {
             *argument = argument.wrapping_add(bounce);
         }
     }
-    thread.mask = request.mask;
+    take_mask(thread, request.mask);
     thread.seq = request.seq;
     thread.busy = 1;
     let value = match request.kind {
@@ -72,8 +72,17 @@ fn serve_one(thread: &mut Thread) -> Result<(), Broken> {
             unsafe { sys::guarded(request.nr, request.args.as_ptr(), &raw const thread.cancel, request.seq) }
         }
         KIND_CLONE => clone(thread, &request),
-        KIND_GO_HOME => sys::trap(),
+        KIND_GO_HOME => {
+            // The agent takes it home; where it cannot, the shim asks again.
+            sys::breakpoint();
+            thread.busy = 0;
+            return Ok(());
+        }
         KIND_NOTE => {
+            if request.nr != NO_CALL {
+                // SAFETY: as above.
+                unsafe { sys::call(request.nr, request.args) };
+            }
             thread.busy = 0;
             return Ok(());
         }
@@ -86,6 +95,17 @@ fn serve_one(thread: &mut Thread) -> Result<(), Broken> {
             .map_err(|_| Broken)?;
     }
     channel::flush(thread)
+}
+
+/// The program's mask is the deputy's, so that what it blocks waits here, for others to see and for the calls
+/// that take it, and so that exec(2) leaves it to the next program.
+fn take_mask(thread: &mut Thread, mask: u64) {
+    const SIG_SETMASK: u64 = 2;
+    if thread.mask != mask {
+        thread.mask = mask;
+        // SAFETY: it reads the mask.
+        unsafe { sys::call(nr::RT_SIGPROCMASK, [SIG_SETMASK, &raw const mask as u64, 0, 8, 0, 0]) };
+    }
 }
 
 fn part<T>(array: &mut [T], count: u32) -> Result<&mut [T], Broken> {
@@ -119,6 +139,7 @@ fn have_room(thread: &mut Thread, octets: u64) -> bool {
 fn clone(thread: &mut Thread, request: &Request) -> i64 {
     const CLONE_VM: u64 = 0x100;
     let flags = request.args[0];
+    thread.makes = request.slot.into();
     if flags & CLONE_VM == 0 {
         let base = core::ptr::from_mut(thread) as u64;
         // SAFETY: without CLONE_VM it is fork(2): the child has a copy of this stack.

@@ -6,10 +6,11 @@
 //! handles comes to [`on_signal`] first.
 
 use tesela_shim::layout::{Disposition, Process, RUNNING, Thread, WAITING};
-use tesela_shim::table::{Arg, Len};
+use tesela_shim::table::{Arg, Got, Len};
+use tesela_shim::wire::NO_CALL;
 
 use crate::frame::{self, Context};
-use crate::handler::{Outcome, note, process_of, set_state, this_thread};
+use crate::handler::{Outcome, forward, note, process_of, set_state, this_thread};
 use crate::sys::{self, nr};
 use crate::user::{self, Fault};
 
@@ -98,9 +99,9 @@ pub fn emulate(thread: &mut Thread, context: &mut Context, call: u64, args: [u64
         nr::RT_SIGACTION => sigaction(thread, args),
         nr::RT_SIGPROCMASK => sigprocmask(thread, context, args),
         nr::SIGALTSTACK => sigaltstack(thread, context, args),
-        nr::RT_SIGPENDING => sigpending(context, args),
         nr::RT_SIGRETURN => return Some(sigreturn(thread, context)),
         nr::RT_SIGSUSPEND => return Some(sigsuspend(thread, context, args)),
+        nr::RT_SIGPENDING => return Some(sigpending(thread, context, args)),
         nr::RT_SIGTIMEDWAIT => return Some(sigtimedwait(thread, context, args)),
         nr::PAUSE => return Some(suspend(thread, context, call, context.mask)),
         _ => return None,
@@ -164,7 +165,7 @@ fn set_mask(thread: &mut Thread, context: &mut Context, mask: u64) {
     thread.mask = mask;
     context.mask = for_kernel(mask);
     if opened != 0 {
-        note(thread, u64::MAX, [0; 6], &[]);
+        note(thread, NO_CALL, [0; 6], &[]);
     }
 }
 
@@ -201,12 +202,24 @@ fn on_alternate(thread: &Thread, rsp: u64) -> bool {
     thread.alt_size != 0 && rsp > thread.alt_sp && rsp - thread.alt_sp <= thread.alt_size
 }
 
-fn sigpending(context: &Context, args: [u64; 6]) -> Result<i64, Fault> {
+/// What waits here, and what waits at home.
+fn sigpending(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Outcome {
+    const SPEC: [Arg; 1] = [Arg::Out(Len::Const(8), Got::All)];
+    let mut home = 0_u64;
+    match forward(thread, context, nr::RT_SIGPENDING, [&raw mut home as u64, 8, 0, 0, 0, 0], &SPEC) {
+        Outcome::Returns(0) => {}
+        other => return other,
+    }
     let mut set = 0_u64;
     // SAFETY: it writes the set.
     unsafe { sys::call(nr::RT_SIGPENDING, [&raw mut set as u64, 8, 0, 0, 0, 0]) };
-    user::write(args[0], set & context.mask)?;
-    Ok(0)
+    let size = args[1].min(8);
+    let all = home | (set & context.mask);
+    match user::copy(args[0], &raw const all as u64, size) {
+        Ok(()) if args[1] <= 8 => Outcome::Returns(0),
+        Ok(()) => Outcome::Returns(sys::EINVAL),
+        Err(Fault) => Outcome::Returns(sys::EFAULT),
+    }
 }
 
 /// Waits under another mask until a handler is due; it is called, and then the old mask is back.
@@ -217,7 +230,7 @@ fn sigsuspend(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Out
     if opened != 0 {
         // The deputy takes the mask with which we wait, so that what waits at home comes.
         thread.mask = mask;
-        note(thread, u64::MAX, [0; 6], &[]);
+        note(thread, NO_CALL, [0; 6], &[]);
         thread.mask = before;
     }
     suspend(thread, context, nr::RT_SIGSUSPEND, for_kernel(mask))
@@ -241,23 +254,32 @@ fn waiting_for(thread: &mut Thread, context: &mut Context, call: u64, wait: u64,
     value
 }
 
+/// Takes one that has come here; or else home takes the next, for there it waits when it is blocked.
 fn sigtimedwait(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Outcome {
-    let [set, info, timeout, size, ..] = args;
+    const SPEC: [Arg; 4] = [
+        Arg::In(Len::Const(8)),
+        Arg::Out(Len::Const(128), Got::All),
+        Arg::In(Len::Const(16)),
+        Arg::Value,
+    ];
+    const AT_ONCE: [u64; 2] = [0; 2];
+    let [set, info, _, size, ..] = args;
+    if size != 8 {
+        return Outcome::Returns(sys::EINVAL);
+    }
     let Ok(wanted) = user::read::<u64>(set) else { return Outcome::Returns(sys::EFAULT) };
-    let wanted = for_kernel(wanted);
+    // One that comes here from now on ends the call at home.
+    thread.takes = for_kernel(wanted);
     let mut raw = [0_u64; 16];
-    // What is waited for may be waiting at home, where it is blocked.
-    let before = thread.mask;
-    if before & wanted != 0 {
-        thread.mask = before & !wanted;
-        note(thread, u64::MAX, [0; 6], &[]);
-        thread.mask = before;
-    }
-    let wait = [&raw const wanted as u64, raw.as_mut_ptr() as u64, timeout, size, 0, 0];
-    let got = waiting_for(thread, context, nr::RT_SIGTIMEDWAIT, nr::RT_SIGTIMEDWAIT, wait);
+    let poll = [&raw const thread.takes as u64, raw.as_mut_ptr() as u64, AT_ONCE.as_ptr() as u64, 8, 0, 0];
+    // SAFETY: it reads the set and the time, and writes the siginfo_t.
+    let got = unsafe { sys::call(nr::RT_SIGTIMEDWAIT, poll) };
     if got <= 0 {
-        return Outcome::Returns(got);
+        let outcome = forward(thread, context, nr::RT_SIGTIMEDWAIT, args, &SPEC);
+        thread.takes = 0;
+        return outcome;
     }
+    thread.takes = 0;
     let raw = take_info(process_of(thread), got as u64).unwrap_or(raw);
     if info != 0 && user::write(info, raw).is_err() {
         return Outcome::Returns(sys::EFAULT);

@@ -78,9 +78,14 @@ pub const ENOMEM: i64 = -12;
 /// Stops where the agent sees it, or ends the process where no agent looks.
 pub fn trap() -> ! {
     loop {
-        // SAFETY: int3 has no effect but its signal.
-        unsafe { asm!("int3", options(nomem, nostack)) }
+        breakpoint();
     }
+}
+
+/// Stops once where the agent sees it.
+pub fn breakpoint() {
+    // SAFETY: int3 has no effect but its signal.
+    unsafe { asm!("int3", options(nostack)) }
 }
 
 /// Waits while `*word` is `value`; it may return early.
@@ -103,8 +108,8 @@ pub fn look(word: &u32) -> u32 {
     unsafe { core::ptr::read_volatile(word) }
 }
 
-/// Makes a call of the program's, unless `*cancel` is `seq`: then it is -512 (ERESTARTSYS), as if a
-/// signal had come before it began.
+/// Makes a call of the program's, unless `*cancel` is `seq`: then it is -513 (ERESTARTNOINTR), for a signal that
+/// comes before a call begins is no reason not to make it.
 ///
 /// The agent knows the three labels: interrupted between the first two, the call has not begun, and is
 /// made to go on at the third.
@@ -132,7 +137,7 @@ pub unsafe extern "C" fn guarded(nr: u64, args: *const u64, cancel: *const u64, 
         "ret",
         ".globl tesela_call_cancel",
         "tesela_call_cancel:",
-        "mov rax, -512",
+        "mov rax, -513",
         "ret",
     )
 }

@@ -46,7 +46,7 @@ pub const ENTER_RESTORE: u64 = 4;
 pub const RUNNING: u32 = 0;
 /// The thread has sent a call home and waits for the answer.
 pub const IN_CALL: u32 = 1;
-/// The thread waits in the shim until the agent has taken it home.
+/// The thread stands at the edge of its program for the agent, and begins nothing.
 pub const PARKED: u32 = 2;
 /// The thread is being built.
 pub const NEW: u32 = 3;
@@ -54,6 +54,12 @@ pub const NEW: u32 = 3;
 pub const WAITING: u32 = 4;
 /// The thread makes another one, or a process, for which it may have to wait (vfork).
 pub const MAKING: u32 = 5;
+/// The thread ends, and never stands still again.
+pub const ENDING: u32 = 6;
+/// The thread asks to be taken home; it is [`PARKED`] next.
+pub const ASKING: u32 = 7;
+/// The thread waits in the shim for ever: its channel is broken.
+pub const LOST: u32 = 8;
 
 /// Octets of what the body says to the agent on its control socket, and of what it hears.
 pub const CONTROL: usize = 80;
@@ -73,6 +79,9 @@ pub const CONTROL_CHILD_SOCKET: u32 = 6;
 pub const CONTROL_PARKED: u32 = 7;
 /// Said: the thread `tid` ends.
 pub const CONTROL_GONE: u32 = 8;
+/// Said: the process `tid`, a child of one that is here, begins. The message's credentials tell the agent its
+/// id in the agent's own namespace.
+pub const CONTROL_BORN: u32 = 9;
 
 /// A message of the control socket.
 #[derive(Clone, Copy, Default)]
@@ -116,6 +125,8 @@ pub struct Thread {
     pub cancel: u64,
     /// Deputy: not 0 while a call is carried out.
     pub busy: u64,
+    /// Deputy: the slot that the child which is being made has in its body.
+    pub makes: u64,
     /// What is sent.
     pub send: Direction,
     /// What is received.
@@ -136,8 +147,11 @@ pub struct Thread {
     pub bounce: u64,
     /// Its octets.
     pub bounce_size: u64,
-    /// The program's signal mask, in which SIGSYS may be (no mask of the kernel's has it).
+    /// The program's signal mask, in which SIGSYS may be (no mask of the body's kernel has it). In the deputy:
+    /// the one that the kernel has.
     pub mask: u64,
+    /// Blocked signals that the call on its way home takes all the same (sigtimedwait).
+    pub takes: u64,
     /// The program's alternate signal stack.
     pub alt_sp: u64,
     /// Its octets.

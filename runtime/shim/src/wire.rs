@@ -26,8 +26,10 @@ pub const KIND_CLONE: u32 = 1;
 pub const KIND_GO_HOME: u32 = 2;
 /// exit or exit_group: the deputy does not come back, and there is no answer.
 pub const KIND_EXIT: u32 = 3;
-/// Dispositions, mask or alternate stack changed; there is no answer.
+/// The mask has changed, or the deputy makes the call (unless it is [`NO_CALL`]) and there is no answer.
 pub const KIND_NOTE: u32 = 4;
+/// The number of a note's call that is none.
+pub const NO_CALL: u64 = u64::MAX;
 
 /// Every segment of this kind is carried to the deputy.
 pub const SEGMENT_IN: u16 = 1;
@@ -97,14 +99,12 @@ pub struct Rebase {
 pub struct Reply {
     /// That of the request.
     pub seq: u64,
-    /// What the call returned; -512 (ERESTARTSYS) where it was interrupted before it did anything.
+    /// What the call returned; one of the kernel's words for a call that is made again where it was interrupted
+    /// before it did anything.
     pub value: i64,
     /// Zero.
     pub reserved: u64,
 }
-
-/// The kernel's own word for a call that is to be made again unless a handler says otherwise.
-pub const ERESTARTSYS: i64 = -512;
 
 impl Segment {
     /// How much of it the answer carries after a call that returned `value`.

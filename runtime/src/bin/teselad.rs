@@ -75,7 +75,13 @@ fn side(serve: impl FnOnce() -> Result<(), migrate::SideError>) -> ExitCode {
 }
 
 fn log() {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
+    let level = std::env::var("TESELA_LOG").ok().and_then(|level| level.parse().ok());
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .with_max_level(level.unwrap_or(tracing::Level::INFO))
+        .init();
 }
 
 fn member(config: &Config, path: &Path) -> std::io::Result<()> {

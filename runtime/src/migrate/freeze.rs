@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use tesela_shim::layout::{self, CODE, Process, REGION, SLOT, SLOTS, Thread};
 
@@ -82,12 +83,19 @@ fn release(threads: Vec<Tracee>) {
 }
 
 fn stop_and_read(pid: Pid, threads: &mut Vec<Tracee>) -> Result<(Image, u64, u64, [u64; 3]), FreezeError> {
-    // A thread that is not stopped yet can make another one, which is seized with it and not in /proc before.
+    // A thread that is not stopped yet can make another one.
     loop {
         let before = threads.len();
         for tid in look::threads(pid)? {
-            if !threads.iter().any(|thread| thread.tid == tid) {
-                threads.push(stop(tid)?);
+            if threads.iter().any(|thread| thread.tid == tid) {
+                continue;
+            }
+            match stop(tid) {
+                // One that ends meanwhile is none; the first one stays until all have ended.
+                Err(FreezeError::Trace(TraceError::Ended | TraceError::System(Errno::ESRCH)))
+                    if tid != pid => {}
+                Err(_) if has_ended(tid) => return Err(FreezeError::CantMove("ended")),
+                stopped => threads.push(stopped?),
             }
         }
         if threads.len() == before {
@@ -119,7 +127,7 @@ fn stop_and_read(pid: Pid, threads: &mut Vec<Tracee>) -> Result<(Image, u64, u64
     for (image, mask) in images.iter_mut().zip(masks) {
         image.mask = mask;
     }
-    let read = collect(pid, threads, &mut images, base, syscall, &mut marks);
+    let read = collect(pid, threads, &mut images, (base, first_fd), syscall, &mut marks);
     let (entry, process) = match read {
         Ok(read) => read,
         Err(error) => {
@@ -152,14 +160,24 @@ fn stop_and_read(pid: Pid, threads: &mut Vec<Tracee>) -> Result<(Image, u64, u64
             .collect(),
         hot,
         threads: images,
+        pending: Vec::new(),
     };
     Ok((image, syscall, entry, [process.call_begin, process.call_end, process.call_cancel]))
+}
+
+/// It is a zombie: its parent, or the other threads of its process, are still there.
+fn has_ended(tid: Pid) -> bool {
+    look::status(tid, "State").map_or(true, |state| state.starts_with(['Z', 'X']))
 }
 
 fn stop(tid: Pid) -> Result<Tracee, FreezeError> {
     let mut thread = Tracee::seize(tid)?;
     match thread.stop() {
-        Ok(()) => Ok(thread),
+        Ok(false) => Ok(thread),
+        Ok(true) => {
+            release(vec![thread]);
+            Err(FreezeError::CantMove("stopped"))
+        }
         Err(error) => {
             release(vec![thread]);
             Err(error.into())
@@ -240,7 +258,7 @@ fn collect(
     pid: Pid,
     threads: &[Tracee],
     images: &mut [ThreadImage],
-    base: u64,
+    (base, first_fd): (u64, u64),
     syscall: u64,
     marks: &mut [u64; 11],
 ) -> Result<(u64, Box<Process>), FreezeError> {
@@ -259,15 +277,13 @@ fn collect(
             leader.must_call(syscall, libc::SYS_mprotect, [*start, end - start, 5, 0, 0, 0])?;
         }
         marks[5] = leader.must_call(syscall, libc::SYS_brk, [0; 6])?;
+        let process_at = layout::slot(base, 0) + layout::PROCESS_AT;
+        let first_fd_at = process_at + core::mem::offset_of!(Process, first_fd) as u64;
+        sys::write_memory(pid, first_fd_at, &first_fd.to_le_bytes())?;
         for image in images.iter() {
             let slot = layout::slot(base, image.slot.into());
-            let thread = Thread {
-                process: layout::slot(base, 0) + layout::PROCESS_AT,
-                slot: image.slot,
-                tid: image.tid,
-                fd: -1,
-                ..empty_thread()
-            };
+            let thread =
+                Thread { process: process_at, slot: image.slot, tid: image.tid, fd: -1, ..empty_thread() };
             sys::write_memory(pid, slot, octets(&thread))?;
         }
         for (thread, image) in threads.iter().zip(images.iter()) {
@@ -283,7 +299,7 @@ fn collect(
             image.name = told.name;
         }
         let mut process = empty_process();
-        sys::read_memory(pid, layout::slot(base, 0) + layout::PROCESS_AT, octets_mut(&mut *process))?;
+        sys::read_memory(pid, process_at, octets_mut(&mut *process))?;
         Ok((blob.entry, process))
     })();
     if asked.is_err() {

@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use nix::unistd::Pid;
 use tesela_shim::layout::{
-    CONTROL, CONTROL_CHILD, CONTROL_CHILD_SOCKET, CONTROL_FAILED, CONTROL_GONE, CONTROL_MAPPED,
+    CONTROL, CONTROL_BORN, CONTROL_CHILD, CONTROL_CHILD_SOCKET, CONTROL_FAILED, CONTROL_GONE, CONTROL_MAPPED,
     CONTROL_PAGES, CONTROL_PARKED, CONTROL_READY, Control,
 };
 
@@ -60,14 +60,18 @@ impl From<nix::errno::Errno> for GuestError {
 /// A body.
 #[derive(Debug)]
 struct Body {
-    /// Its id in this program's namespace.
-    pid: Pid,
+    /// Its id in this program's namespace; `None` until it has said that it begins.
+    pid: Option<Pid>,
+    /// What it is to be told then.
+    early: Vec<ToRemote>,
     /// Its control socket; `None` where it has closed it, for it ends.
     control: Option<OwnedFd>,
     /// Its threads, by id, with their slots.
     threads: HashMap<i32, u32>,
     /// Where its pages come from, until all have come.
     pager: Option<Arc<Pager>>,
+    /// As long as this is open, it is heard of what the body does with its mappings.
+    listens: Option<OwnedFd>,
     /// It waits for all its pages, to make a child.
     wants_pages: bool,
     /// Home wants it, once all its pages are here.
@@ -176,6 +180,7 @@ impl Guest {
     }
 
     fn hear(&mut self, message: ToRemote) -> Result<(), GuestError> {
+        tracing::debug!(%message, "home says");
         match message {
             ToRemote::Build(image, pages) => self.build(*image, &pages),
             ToRemote::Resume => {
@@ -185,7 +190,15 @@ impl Guest {
             ToRemote::Child { parent, tid, slot, process, channel } => {
                 self.child(parent, tid, slot, process, &channel)
             }
-            ToRemote::Signal { tgid, tid, info } => self.signal(tgid, tid, &info),
+            ToRemote::Signal { tgid, .. } | ToRemote::Freeze { tgid } | ToRemote::End { tgid }
+                if self.bodies.get(&tgid).is_some_and(|body| body.pid.is_none()) =>
+            {
+                if let Some(body) = self.bodies.get_mut(&tgid) {
+                    body.early.push(message);
+                }
+                Ok(())
+            }
+            ToRemote::Signal { tgid, tid, info } => self.signal(tgid, tid, info),
             ToRemote::End { tgid } | ToRemote::Taken { tgid } => self.dismiss(tgid),
             ToRemote::Freeze { tgid } => self.freeze(tgid),
             ToRemote::Thaw { tgid } => self.thaw(tgid),
@@ -198,16 +211,26 @@ impl Guest {
         let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         let Some(control) = &body.control else { return Ok(()) };
         let mut message = Control::default();
-        match nix::unistd::read(control, octets_mut(&mut message)) {
-            Ok(got) if got == CONTROL => {}
+        let sender = match init::receive_named(control, octets_mut(&mut message)) {
+            Ok((got, sender)) if got == CONTROL => sender,
             // It ends; its status comes from the place's first process.
-            Ok(_) | Err(nix::errno::Errno::ECONNRESET) => {
+            Ok(_) => {
+                body.control = None;
+                return Ok(());
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
                 body.control = None;
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
-        }
+        };
+        tracing::debug!(tgid, kind = message.kind, tid = message.tid, ?sender, "a body says");
         match message.kind {
+            CONTROL_BORN => {
+                body.pid = sender;
+                let early = std::mem::take(&mut body.early);
+                early.into_iter().try_for_each(|message| or_gone(self.hear(message)))
+            }
             CONTROL_MAPPED => self.mapped(tgid),
             CONTROL_READY => Ok(self.sender.send(&ToHome::Built)?),
             CONTROL_FAILED => self.failed(tgid),
@@ -279,10 +302,12 @@ impl Guest {
             Some(theirs.as_fd()),
         )?;
         let body = Body {
-            pid: Pid::from_raw(0),
+            pid: None,
+            early: Vec::new(),
             control: Some(ours),
             threads: HashMap::from([(tid, slot)]),
             pager: None,
+            listens: None,
             wants_pages: false,
             wanted_home: false,
             frozen: None,
@@ -293,17 +318,9 @@ impl Guest {
         Ok(())
     }
 
-    /// The body's id in this program's namespace; a child's is known once it has been made.
-    fn pid_of(&mut self, tgid: i32) -> io::Result<Option<Pid>> {
-        let init = self.init.pid;
-        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(None) };
-        if body.pid.as_raw() == 0 {
-            match find_child(init, tgid)? {
-                Some(pid) => body.pid = pid,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(body.pid))
+    /// The body's id in this program's namespace.
+    fn pid_of(&self, tgid: i32) -> Option<Pid> {
+        self.bodies.get(&tgid)?.pid
     }
 
     /// The connection of this token; it may have been made already.
@@ -335,6 +352,7 @@ impl Guest {
     /// A body has ended.
     fn ended(&mut self) -> Result<(), GuestError> {
         let (tgid, status) = self.init.ended()?;
+        tracing::debug!(tgid, status, "a body has ended");
         let Some(body) = self.bodies.remove(&tgid) else { return Ok(()) };
         if body.over {
             return Ok(());
@@ -344,7 +362,7 @@ impl Guest {
 
     /// Ends a body; its end is no news to home.
     fn dismiss(&mut self, tgid: i32) -> Result<(), GuestError> {
-        let pid = self.pid_of(tgid)?;
+        let pid = self.pid_of(tgid);
         let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         body.over = true;
         if let Some(pid) = pid {
@@ -380,20 +398,9 @@ impl Drop for Guest {
     }
 }
 
+/// A body's control socket. Whatever comes by our end says who has sent it, by the id that it has for us.
 fn control_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
-}
-
-/// The child of `init` that has this id in its innermost namespace.
-fn find_child(init: Pid, tgid: i32) -> io::Result<Option<Pid>> {
-    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
-    for word in children.split_ascii_whitespace() {
-        let Ok(pid) = word.parse().map(Pid::from_raw) else { continue };
-        // One that ends while we look is not the one.
-        let Ok(ids) = look::status(pid, "NSpid") else { continue };
-        if ids.split_ascii_whitespace().next_back().and_then(|id| id.parse().ok()) == Some(tgid) {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    nix::sys::socket::setsockopt(&pair.0, nix::sys::socket::sockopt::PassCred, &true)?;
+    Ok(pair)
 }

@@ -8,7 +8,7 @@ mod events;
 mod homeward;
 mod wires;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use tesela_shim::layout;
 
 use super::freeze::{self, FreezeError, Frozen};
-use super::image::{Channel, ToHome, ToRemote};
+use super::image::{Channel, Image, ToHome, ToRemote};
 use super::link::{self, Keys, LinkError, Receiver, Sender};
 use super::pages;
 use super::sys;
@@ -103,8 +103,33 @@ pub struct Home {
     receiver: Receiver,
     heard: Instant,
     signals: SignalFd,
-    /// Told to let the body come home.
+    /// Told to let them come home.
     recalled: bool,
+    /// Processes that stand still away, and come home once those of their deputies are gone whose threads have
+    /// ended there.
+    arriving: Vec<Arriving>,
+    /// Processes that job control has stopped.
+    standing: BTreeSet<i32>,
+    /// Signals that have been sent on, and that the other node has not handed on yet.
+    on_their_way: VecDeque<OnItsWay>,
+}
+
+/// A process that stands still away.
+#[derive(Debug)]
+struct Arriving {
+    image: Image,
+    /// By which its memory comes.
+    connection: TcpStream,
+    keys: Keys,
+}
+
+/// A signal that has been sent on.
+#[derive(Debug)]
+struct OnItsWay {
+    tgid: i32,
+    tid: i32,
+    /// `siginfo_t`; `None`: it only tells what the kernel has done here already (job control).
+    info: Option<Vec<u8>>,
 }
 
 impl Home {
@@ -121,7 +146,7 @@ impl Home {
         };
         let mask = block_signals()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        let frozen = freeze::freeze(pid)?;
+        let mut frozen = freeze::freeze(pid)?;
         let mut home = Self {
             pid,
             peer,
@@ -139,16 +164,26 @@ impl Home {
             heard: Instant::now(),
             signals,
             recalled: false,
+            arriving: Vec::new(),
+            standing: BTreeSet::new(),
+            on_their_way: VecDeque::new(),
         };
         let known_vdso = frozen.image.vdso == vdso;
-        match home.build(&frozen, known_vdso) {
+        let mut at_work = 0;
+        let begun = home
+            .build(&frozen, known_vdso)
+            .and_then(|()| Ok(home.receiver_timeout(None)?))
+            .and_then(|()| home.begin(&mut frozen, &mut at_work));
+        match begun {
             Ok(()) => {
-                home.receiver_timeout(None)?;
-                home.begin(frozen)?;
+                for (tracee, image) in frozen.threads.into_iter().zip(&frozen.image.threads) {
+                    let deputy = Deputy { tracee, tgid: pid.as_raw(), slot: image.slot, stopped: false };
+                    home.deputies.insert(image.tid, deputy);
+                }
                 Ok(home)
             }
             Err(error) => {
-                abandon(frozen)?;
+                abandon(frozen, at_work)?;
                 Err(error)
             }
         }
@@ -185,7 +220,7 @@ impl Home {
                 tracing::debug!(%pid, %error, "no more pages are asked for");
             }
         })?;
-        self.hand_over(&frozen.threads, connections)?;
+        self.hand_over(frozen, connections)?;
         loop {
             match self.receiver.receive()? {
                 ToHome::Built => return Ok(()),
@@ -197,31 +232,19 @@ impl Home {
         }
     }
 
-    /// The deputies take up their work, and the body goes on. From here on it is away.
-    fn begin(&mut self, frozen: Frozen) -> Result<(), HomeError> {
-        for (thread, image) in frozen.threads.into_iter().zip(&frozen.image.threads) {
+    /// The deputies take up their work, `at_work` of them so far, and the body goes on: once this has
+    /// succeeded it is away.
+    fn begin(&mut self, frozen: &mut Frozen, at_work: &mut usize) -> Result<(), HomeError> {
+        for (thread, image) in frozen.threads.iter_mut().zip(&frozen.image.threads) {
             let slot = layout::slot(self.base, image.slot.into());
-            sys::set_signal_mask(thread.tid, image.mask)?;
+            // What came while it was being stopped is delivered where it runs then.
+            requeue_held(thread, self.pid, self.syscall, slot)?;
             thread.bind()?;
+            sys::set_signal_mask(thread.tid, image.mask)?;
             thread.enter(self.entry, slot + layout::SLOT - 64, layout::ENTER_RESIDENT, slot)?;
-            let tid = thread.tid.as_raw();
-            let deputy = Deputy { tracee: thread, tgid: self.pid.as_raw(), slot: image.slot, stopped: false };
-            self.deputies.insert(tid, deputy);
+            *at_work += 1;
         }
-        self.sender.send(&ToRemote::Resume)?;
-        // What came while it was being stopped is delivered where it runs now.
-        let held: Vec<(i32, i32)> = self
-            .deputies
-            .values_mut()
-            .flat_map(|deputy| {
-                let tid = deputy.tracee.tid.as_raw();
-                deputy.tracee.held.drain(..).map(move |signal| (tid, signal)).collect::<Vec<_>>()
-            })
-            .collect();
-        for (tid, signal) in held {
-            sys::tgkill(self.pid, Pid::from_raw(tid), signal)?;
-        }
-        Ok(())
+        Ok(self.sender.send(&ToRemote::Resume)?)
     }
 
     /// Keeps the deputies until all are at home again or have ended.
@@ -264,6 +287,10 @@ impl Home {
                     return Ok(left);
                 }
             }
+            while let Some(place) = self.arriving.iter().position(|one| self.is_complete(&one.image)) {
+                let arriving = self.arriving.swap_remove(place);
+                events::or_gone(self.comes_home(arriving))?;
+            }
             if Instant::now() >= next_ping {
                 self.sender.send(&ToRemote::Ping)?;
                 next_ping = Instant::now() + PING;
@@ -279,7 +306,10 @@ impl Home {
         while let Some(signal) = self.signals.read_signal()? {
             if signal.ssi_signo == Signal::SIGUSR1 as u32 && !self.recalled {
                 self.recalled = true;
-                self.sender.send(&ToRemote::Freeze { tgid: self.pid.as_raw() })?;
+                let all: Vec<i32> = self.deputies.values().map(|deputy| deputy.tgid).collect();
+                for tgid in all.into_iter().collect::<BTreeSet<_>>() {
+                    self.sender.send(&ToRemote::Freeze { tgid })?;
+                }
             }
         }
         Ok(())
@@ -323,8 +353,25 @@ fn new_channel() -> io::Result<(Channel, Keys)> {
     Ok((Channel { token, keys: keys.turned() }, keys))
 }
 
-/// Takes everything back that was done to a process: it goes on at home as if nothing had been asked.
-fn abandon(frozen: Frozen) -> Result<(), HomeError> {
+/// Has a stopped thread, whose signals are blocked, send itself again what it was held from.
+fn requeue_held(thread: &mut Tracee, tgid: Pid, syscall: u64, slot: u64) -> Result<(), TraceError> {
+    for info in std::mem::take(&mut thread.held) {
+        thread.requeue(syscall, slot + layout::OUT_AT, tgid, &info)?;
+    }
+    Ok(())
+}
+
+/// Takes everything back that was done to a process: it goes on at home as if nothing had been asked. The
+/// first `at_work` of its threads wait for calls from away.
+fn abandon(mut frozen: Frozen, at_work: usize) -> Result<(), HomeError> {
+    let tgid = Pid::from_raw(frozen.image.tgid);
+    for thread in frozen.threads.iter_mut().take(at_work) {
+        thread.stop()?;
+        thread.quiet()?;
+    }
+    for (thread, image) in frozen.threads.iter_mut().zip(&frozen.image.threads) {
+        requeue_held(thread, tgid, frozen.syscall, layout::slot(frozen.image.base, image.slot.into()))?;
+    }
     let Some(leader) = frozen.threads.first() else { return Ok(()) };
     leader.call(
         frozen.syscall,

@@ -39,6 +39,8 @@ pub struct Image {
     pub dispositions: Vec<[u64; 4]>,
     /// The leader first.
     pub threads: Vec<ThreadImage>,
+    /// Signals that wait for the process: `siginfo_t`s.
+    pub pending: Vec<Vec<u8>>,
     /// Ranges of memory that have content; what is outside of them is zero.
     pub content: Vec<(u64, u64)>,
     /// Pages that it needs at once: address and content.
@@ -81,6 +83,8 @@ pub struct ThreadImage {
     pub rseq: (u64, u32, u32),
     /// Its name.
     pub name: [u8; 16],
+    /// Signals that wait for it alone.
+    pub pending: Vec<Vec<u8>>,
     /// Its channel, at the first move.
     pub channel: Option<Channel>,
 }
@@ -198,4 +202,42 @@ pub enum ToHome {
     },
     /// I am there.
     Pong,
+}
+
+impl std::fmt::Display for ToRemote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Build(image, _) => write!(f, "build {}", image.tgid),
+            Self::Resume => f.write_str("resume"),
+            Self::Child { parent, tid, slot, process, .. } => {
+                let kind = if *process { "process" } else { "thread" };
+                write!(f, "{kind} {tid} of {parent} in slot {slot}")
+            }
+            Self::Signal { tgid, tid, info } => {
+                write!(f, "signal {} for {tgid}, thread {tid}", info.first().copied().unwrap_or(0))
+            }
+            Self::End { tgid } => write!(f, "end {tgid}"),
+            Self::Freeze { tgid } => write!(f, "freeze {tgid}"),
+            Self::Taken { tgid } => write!(f, "taken {tgid}"),
+            Self::Thaw { tgid } => write!(f, "thaw {tgid}"),
+            Self::Ping => f.write_str("ping"),
+        }
+    }
+}
+
+impl std::fmt::Display for ToHome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Listening { port, .. } => write!(f, "listening on {port}"),
+            Self::Built => f.write_str("built"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+            Self::Signalled { tgid, calls } => write!(f, "signalled {tgid}, interrupting {calls:?}"),
+            Self::Ended { tgid, status } => write!(f, "{tgid} ended with {status:#x}"),
+            Self::Whole { tgid } => write!(f, "{tgid} is whole"),
+            Self::Cancel { tgid, calls } => write!(f, "cancel {calls:?} of {tgid}"),
+            Self::Frozen(image, _) => write!(f, "{} stands still", image.tgid),
+            Self::NotFrozen { tgid, reason } => write!(f, "{tgid} does not stand still: {reason}"),
+            Self::Pong => f.write_str("pong"),
+        }
+    }
 }

@@ -172,11 +172,13 @@ impl Pager {
 
     /// Puts a run of pages into place.
     pub fn put(&self, address: u64, memory: &[u8]) -> io::Result<()> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let page = usize::try_from(PAGE).unwrap_or(0);
-        let (mut at, mut whole) = (0, places.changes.is_empty());
+        let (mut at, mut whole) = (0, true);
         while at < memory.len() {
             let home = address + at as u64;
+            // Held while the page is put there, and not while we wait for those that need it to go on.
+            let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            whole &= places.changes.is_empty();
             let Some(to) = places.now(home) else {
                 at += page;
                 continue;
@@ -187,7 +189,10 @@ impl Pager {
                 (done, Some(error)) => match error.raw_os_error() {
                     // Some of it is in place already; or the mappings change while we copy.
                     Some(libc::EAGAIN) if done > 0 => at += usize::try_from(done).unwrap_or(0),
-                    Some(libc::EAGAIN) => std::thread::yield_now(),
+                    Some(libc::EAGAIN) => {
+                        drop(places);
+                        std::thread::yield_now();
+                    }
                     // The program has divided a mapping meanwhile, or has some of these pages: one by one.
                     Some(libc::EEXIST | libc::ENOENT) if part.len() > page => whole = false,
                     // There already, or given up.
@@ -216,36 +221,58 @@ impl Pager {
                 return Ok(());
             }
             if memory.is_empty() {
-                let to = self.places.lock().unwrap_or_else(PoisonError::into_inner).now(address);
-                to.map_or(Ok(()), |to| self.zero(to))?;
+                while !self.zero(address)? {
+                    std::thread::yield_now();
+                }
             } else {
                 self.put(address, memory)?;
             }
         }
     }
 
-    fn zero(&self, page: u64) -> io::Result<()> {
+    /// Puts a page of zeros where the page `home` of home's is now. `false`: the mappings change meanwhile, and
+    /// it has to be tried again once that has been heard of.
+    fn zero(&self, home: u64) -> io::Result<bool> {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.now(home).map_or(Ok(true), |page| self.zero_here(page))
+    }
+
+    fn zero_here(&self, page: u64) -> io::Result<bool> {
         match self.userfaultfd.zero(page, PAGE) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOENT)) => {
-                self.userfaultfd.wake(page, PAGE)
-            }
-            other => other,
+            Ok(()) => Ok(true),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => Ok(false),
+                Some(libc::EEXIST | libc::ENOENT) => self.userfaultfd.wake(page, PAGE).map(|()| true),
+                _ => Err(error),
+            },
         }
     }
 
-    /// Answers faults until the process or the connection is gone, or `stop` becomes readable.
+    /// Answers faults, and hears of changes of the mappings, until the process or the connection is gone, or
+    /// `stop` becomes readable. The process waits until its changes have been heard of: even of one that it
+    /// had begun before all pages were there.
     ///
     /// # Errors
     /// Those of the connection.
     pub fn faults(&self, sender: &mut Sender, stop: impl AsFd) -> Result<(), LinkError> {
         // struct uffd_msg
         let mut message = [0_u64; 4];
+        // Pages of zeros that are waited for while the mappings change.
+        let mut later: Vec<u64> = Vec::new();
         loop {
+            let mut left = Vec::new();
+            for page in later {
+                if !self.zero_here(page)? {
+                    left.push(page);
+                }
+            }
+            later = left;
+            let wait = if later.is_empty() { PollTimeout::NONE } else { PollTimeout::from(1_u8) };
             let mut ready = [
                 PollFd::new(self.userfaultfd.0.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             ];
-            poll(&mut ready, PollTimeout::NONE).map_err(io::Error::from)?;
+            poll(&mut ready, wait).map_err(io::Error::from)?;
             if ready[1].any() == Some(true) {
                 return Ok(());
             }
@@ -257,11 +284,16 @@ impl Pager {
                 Err(Errno::EAGAIN | Errno::EINTR) => continue,
                 Err(error) => return Err(io::Error::from(error).into()),
             }
-            self.event(message, sender)?;
+            later.extend(self.event(message, sender)?);
         }
     }
 
-    fn event(&self, [kind, one, two, three]: [u64; 4], sender: &mut Sender) -> Result<(), LinkError> {
+    /// Returns a page that could not be made yet.
+    fn event(
+        &self,
+        [kind, one, two, three]: [u64; 4],
+        sender: &mut Sender,
+    ) -> Result<Option<u64>, LinkError> {
         const PAGEFAULT: u64 = 0x12;
         const REMAP: u64 = 0x14;
         const REMOVE: u64 = 0x15;
@@ -272,21 +304,24 @@ impl Pager {
                 let home = self.places.lock().unwrap_or_else(PoisonError::into_inner).home(page);
                 let held = |home: &u64| self.content.iter().any(|(start, end)| (*start..*end).contains(home));
                 match home.filter(held) {
-                    Some(home) => sender.put(&home.to_le_bytes()),
-                    None => Ok(self.zero(page)?),
+                    Some(home) => sender.put(&home.to_le_bytes())?,
+                    None if self.zero_here(page)? => {}
+                    None => return Ok(Some(page)),
                 }
             }
             REMAP => {
                 let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
                 places.change(one, one + three, Some(two));
-                Ok(())
             }
             REMOVE | UNMAP => {
                 self.places.lock().unwrap_or_else(PoisonError::into_inner).change(one, two, None);
-                Ok(())
+                // Who waits there for a page that home is sending waits for nothing any more. A range that has
+                // been unmapped has nobody to wake.
+                let _gone = self.userfaultfd.wake(one, two - one);
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(None)
     }
 
     /// Pages that are missing are zero from now on: all have come.

@@ -213,6 +213,66 @@ pub fn cont(tid: Pid, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a stopped thread go for good, with any signal; 0: with none.
+pub fn detach(tid: Pid, signal: i32) -> io::Result<()> {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: no memory.
+    checked(unsafe { libc::ptrace(libc::PTRACE_DETACH, tid.as_raw(), nothing, libc::c_long::from(signal)) })?;
+    Ok(())
+}
+
+/// wait4(2), which knows real-time signals as well: who, and how; `None` where nobody is waited for (WNOHANG).
+pub fn wait(pid: Option<Pid>, flags: libc::c_int) -> Result<Option<(Pid, libc::c_int)>, nix::errno::Errno> {
+    let mut status = 0;
+    // SAFETY: the kernel writes the status.
+    let told = unsafe { libc::waitpid(pid.map_or(-1, Pid::as_raw), &raw mut status, flags) };
+    let told = nix::errno::Errno::result(told)?;
+    Ok((told != 0).then(|| (Pid::from_raw(told), status)))
+}
+
+/// The `siginfo_t`s of the signals that wait for a stopped thread, or for its whole process.
+pub fn pending_signals(tid: Pid, of_process: bool) -> io::Result<Vec<Vec<u8>>> {
+    const PTRACE_PEEKSIGINFO: libc::c_uint = 0x4209;
+    const AT_ONCE: i32 = 32;
+    /// `struct ptrace_peeksiginfo_args`; the flag is PTRACE_PEEKSIGINFO_SHARED.
+    #[repr(C)]
+    struct Arguments {
+        off: u64,
+        flags: u32,
+        nr: i32,
+    }
+    let mut infos: Vec<Vec<u8>> = Vec::new();
+    loop {
+        let arguments = Arguments { off: infos.len() as u64, flags: of_process.into(), nr: AT_ONCE };
+        let mut buffer = vec![0_u8; 128 * 32];
+        // SAFETY: a siginfo_t has 128 octets, and there is room for as many as are asked for.
+        let got = checked(unsafe {
+            libc::ptrace(PTRACE_PEEKSIGINFO, tid.as_raw(), &raw const arguments, buffer.as_mut_ptr())
+        })?;
+        let got = usize::try_from(got).unwrap_or(0);
+        if got == 0 {
+            return Ok(infos);
+        }
+        infos.extend(buffer.chunks_exact(128).take(got).map(<[u8]>::to_vec));
+    }
+}
+
+/// rt_sigqueueinfo(2) or rt_tgsigqueueinfo(2): with an origin that others may claim (`si_code` < 0, not
+/// SI_TKILL).
+pub fn queue_signal(tgid: Pid, thread: Option<Pid>, signal: i32, info: &[u8; 128]) -> io::Result<()> {
+    let info = info.as_ptr();
+    // SAFETY: the kernel reads a siginfo_t, which has 128 octets.
+    checked(unsafe {
+        match thread {
+            Some(tid) => {
+                libc::syscall(libc::SYS_rt_tgsigqueueinfo, tgid.as_raw(), tid.as_raw(), signal, info)
+            }
+            None => libc::syscall(libc::SYS_rt_sigqueueinfo, tgid.as_raw(), signal, info),
+        }
+    })?;
+    Ok(())
+}
+
 /// Leaves a thread in its group stop, and hears when it ends.
 pub fn listen(tid: Pid) -> io::Result<()> {
     let nothing = std::ptr::null_mut::<libc::c_void>();

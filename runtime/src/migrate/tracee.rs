@@ -7,9 +7,8 @@ use std::io;
 use libc::user_regs_struct;
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use tesela_shim::table::SAYS_EINTR;
 
 use super::sys;
 
@@ -18,8 +17,48 @@ use super::sys;
 pub struct Tracee {
     /// Its id.
     pub tid: Pid,
-    /// Signals that came while it was being stopped, and have to be delivered when it goes on.
-    pub held: Vec<i32>,
+    /// Signals that came while it was being stopped, and have to be delivered when it goes on: `siginfo_t`s.
+    pub held: Vec<Vec<u8>>,
+}
+
+/// What wait(2) tells of a traced thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// It has ended.
+    Ended,
+    /// It has stopped for a signal that is about to be delivered.
+    Signal(i32),
+    /// It has stopped for a `PTRACE_EVENT_…`, of which PTRACE_EVENT_STOP has a signal.
+    Event {
+        /// Which.
+        event: i32,
+        /// SIGTRAP, or the signal that has stopped the whole process.
+        signal: i32,
+    },
+}
+
+/// What the kernel has to tell next, of one traced thread or of any; `None`: nothing, and none was waited for.
+///
+/// # Errors
+/// Those of waitpid(2): ECHILD.
+pub fn next_happening(tid: Option<Pid>, flags: libc::c_int) -> Result<Option<(Pid, Happening)>, Errno> {
+    loop {
+        let (pid, status) = match sys::wait(tid, flags | libc::__WALL) {
+            Ok(Some(told)) => told,
+            Ok(None) => return Ok(None),
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error),
+        };
+        let happening = if libc::WIFSTOPPED(status) {
+            match status >> 16 {
+                0 => Happening::Signal(libc::WSTOPSIG(status)),
+                event => Happening::Event { event, signal: libc::WSTOPSIG(status) },
+            }
+        } else {
+            Happening::Ended
+        };
+        return Ok(Some((pid, happening)));
+    }
 }
 
 impl From<TraceError> for io::Error {
@@ -56,27 +95,29 @@ fn options() -> ptrace::Options {
         | Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_EXITKILL
 }
 
 /// Signals that would end or confuse the code that runs for us are blocked meanwhile: all but SIGTRAP.
 const ALL_BUT_TRAP: u64 = !(1 << 4);
 
 impl Tracee {
-    /// Seizes a running thread, and tells of its children, its exec and its end.
+    /// Seizes a running thread. What it makes meanwhile is not seized with it.
     ///
     /// # Errors
     /// [`TraceError`]: another tracer has it, or it is gone.
     pub fn seize(tid: Pid) -> Result<Self, TraceError> {
-        ptrace::seize(tid, options())?;
+        ptrace::seize(tid, ptrace::Options::empty())?;
         Ok(Self { tid, held: Vec::new() })
     }
 
-    /// From here on it cannot do without its tracer: it dies with it, and so do those that it makes.
+    /// From here on it cannot do without its tracer: it dies with it, and so do those that it makes, which
+    /// are seized with it.
     ///
     /// # Errors
     /// [`TraceError`].
     pub fn bind(&self) -> Result<(), TraceError> {
-        Ok(ptrace::setoptions(self.tid, options() | ptrace::Options::PTRACE_O_EXITKILL)?)
+        Ok(ptrace::setoptions(self.tid, options())?)
     }
 
     /// A thread that the kernel has seized by itself, for its maker was.
@@ -84,38 +125,34 @@ impl Tracee {
         Self { tid, held: Vec::new() }
     }
 
-    /// Stops it, wherever it is.
+    /// Stops it, wherever it is. `true`: its whole process had been stopped before (job control).
     ///
     /// # Errors
     /// [`TraceError`].
-    pub fn stop(&mut self) -> Result<(), TraceError> {
+    pub fn stop(&mut self) -> Result<bool, TraceError> {
         ptrace::interrupt(self.tid)?;
         self.wait_stopped()
     }
 
-    /// Waits until it stands still.
+    /// Waits until it stands still; as [`Tracee::stop`].
     ///
     /// # Errors
     /// [`TraceError`].
-    pub fn wait_stopped(&mut self) -> Result<(), TraceError> {
+    pub fn wait_stopped(&mut self) -> Result<bool, TraceError> {
         match self.wait()? {
-            WaitStatus::PtraceEvent(..) => Ok(()),
-            WaitStatus::Stopped(_, signal) => {
-                self.held.push(signal as i32);
-                Ok(())
+            Happening::Signal(_) => {
+                self.held.push(sys::signal_info(self.tid)?);
+                Ok(false)
             }
-            other => Err(TraceError::Astray(format!("{other:?}"))),
+            Happening::Event { signal, .. } => Ok(signal != libc::SIGTRAP),
+            Happening::Ended => Err(TraceError::Ended),
         }
     }
 
-    fn wait(&self) -> Result<WaitStatus, TraceError> {
-        loop {
-            match waitpid(self.tid, Some(WaitPidFlag::__WALL)) {
-                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Err(TraceError::Ended),
-                Ok(status) => return Ok(status),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    fn wait(&self) -> Result<Happening, TraceError> {
+        match next_happening(Some(self.tid), 0)? {
+            None | Some((_, Happening::Ended)) => Err(TraceError::Ended),
+            Some((_, happening)) => Ok(happening),
         }
     }
 
@@ -167,9 +204,9 @@ impl Tracee {
         loop {
             ptrace::step(self.tid, None)?;
             match self.wait()? {
-                WaitStatus::Stopped(_, Signal::SIGTRAP) => break,
+                Happening::Signal(libc::SIGTRAP) => break,
                 // An interruption that was asked for earlier.
-                WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_STOP) => {}
+                Happening::Event { event: libc::PTRACE_EVENT_STOP, .. } => {}
                 other => return Err(TraceError::Astray(format!("{other:?}"))),
             }
         }
@@ -207,8 +244,8 @@ impl Tracee {
     pub fn finished(&self) -> Result<(), TraceError> {
         loop {
             match self.wait()? {
-                WaitStatus::Stopped(_, Signal::SIGTRAP) => return Ok(()),
-                WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_STOP) => ptrace::cont(self.tid, None)?,
+                Happening::Signal(libc::SIGTRAP) => return Ok(()),
+                Happening::Event { event: libc::PTRACE_EVENT_STOP, .. } => ptrace::cont(self.tid, None)?,
                 other => return Err(TraceError::Astray(format!("{other:?}"))),
             }
         }
@@ -219,30 +256,47 @@ impl Tracee {
         while !matches!(self.wait(), Err(TraceError::Ended | TraceError::System(_))) {}
     }
 
-    /// Lets it go on, with `signal` if that is not 0.
+    /// Sends itself a signal, by the instruction at `at`, as it was once sent: to the process `tgid`, or where it
+    /// was meant for this thread, to this. `scratch` is memory of its own. All signals are blocked meanwhile.
     ///
     /// # Errors
     /// [`TraceError`].
-    pub fn resume(&self, signal: i32) -> Result<(), TraceError> {
-        Ok(ptrace::cont(self.tid, Signal::try_from(signal).ok())?)
+    pub fn requeue(&self, at: u64, scratch: u64, tgid: Pid, info: &[u8]) -> Result<(), TraceError> {
+        let word = |at: usize| {
+            info.get(at..at + 4).and_then(|octets| octets.try_into().ok()).map(i32::from_ne_bytes)
+        };
+        let (Some(signal), Some(code)) = (word(0), word(8)) else { return Ok(()) };
+        sys::write_memory(self.tid, scratch, info)?;
+        let [tgid, tid, signal] =
+            [tgid.as_raw(), self.tid.as_raw(), signal].map(|id| u64::from(id.cast_unsigned()));
+        // The kernel takes another's word for who has sent a signal from the thread itself alone.
+        if tid != tgid || code == libc::SI_TKILL {
+            self.must_call(at, libc::SYS_rt_tgsigqueueinfo, [tgid, tid, signal, scratch, 0, 0])?;
+        } else {
+            self.must_call(at, libc::SYS_rt_sigqueueinfo, [tgid, signal, scratch, 0, 0, 0])?;
+        }
+        Ok(())
     }
 
-    /// Lets it go for good, with what it was held from.
+    /// Lets it go for good. What it was held from is delivered, if it still stands where it was stopped.
     ///
     /// # Errors
     /// [`TraceError`].
     pub fn detach(self) -> Result<(), TraceError> {
-        let mut held = self.held.into_iter();
-        let first = held.next().and_then(|signal| Signal::try_from(signal).ok());
-        for signal in held {
-            sys::tgkill(self.tid, self.tid, signal)?;
-        }
-        Ok(ptrace::detach(self.tid, first)?)
+        let signal = |info: &Vec<u8>| info.first_chunk().map_or(0, |octets| i32::from_ne_bytes(*octets));
+        Ok(sys::detach(self.tid, self.held.first().map_or(0, signal))?)
     }
 }
 
 /// The kernel's words for a call that was interrupted and is made again (include/linux/errno.h).
-pub const RESTART: std::ops::RangeInclusive<i64> = -516..=-512;
+const RESTART: std::ops::RangeInclusive<i64> = -516..=-512;
+
+/// Whether this value of a call says that it was interrupted, and may be made again.
+pub fn is_interrupted(call: u64, value: i64) -> bool {
+    let eintr = -i64::from(libc::EINTR);
+    // -515 is ENOIOCTLCMD, which is not for us.
+    (RESTART.contains(&value) && value != -515) || (value == eintr && SAYS_EINTR.contains(&call))
+}
 
 /// Registers of a thread that was interrupted in a system call, such that it makes the call again. What would
 /// go on where it was (`restart_syscall`: nanosleep, poll) begins anew, and nanosleep goes on at home.
@@ -251,8 +305,7 @@ pub fn settled(mut registers: user_regs_struct) -> user_regs_struct {
     const SYS_RESTART: u64 = libc::SYS_restart_syscall as u64;
     let in_call = registers.orig_rax.cast_signed() >= 0;
     let value = registers.rax.cast_signed();
-    // -515 is ENOIOCTLCMD, which is not for us.
-    if in_call && RESTART.contains(&value) && value != -515 {
+    if in_call && is_interrupted(registers.orig_rax, value) {
         let call = registers.orig_rax;
         let sleeps = matches!(call.cast_signed(), libc::SYS_nanosleep | libc::SYS_clock_nanosleep);
         registers.rax = if value == RESTART_BLOCK && sleeps { SYS_RESTART } else { call };

@@ -115,6 +115,10 @@ pub struct Row {
     pub args: &'static [Arg],
 }
 
+/// Calls that say EINTR after any interruption, and not only after a handler (signal(7): epoll_wait, semop,
+/// sigtimedwait, io_getevents and their kin). Where no handler is due, they are made again.
+pub const SAYS_EINTR: [u64; 8] = [65, 128, 208, 220, 232, 281, 333, 441];
+
 /// Where a call with these arguments runs and what they are, for some of them decide (the request of ioctl,
 /// the command of fcntl, the flags of mmap, …): `None` where the table does not know, and the process goes
 /// home.

@@ -13,7 +13,7 @@ use tesela_shim::layout::{
 use tesela_shim::seal::Direction;
 
 use super::body::word;
-use super::init::Wanted;
+use super::init::{self, Wanted};
 use super::{Body, Guest, GuestError, control_pair};
 use crate::migrate::blob::Blob;
 use crate::migrate::filter::filter;
@@ -60,13 +60,11 @@ impl Guest {
         self.init.body(wanted, &theirs)?;
         drop(theirs);
         let mut said = [0];
-        if nix::unistd::read(&ours, &mut said)? != 1 || said[0] != word::ROOM {
+        let (1, Some(pid)) = init::receive_named(&ours, &mut said)? else {
             return Err(refused(
                 "no process could be made for it: its id or its place in memory is taken".into(),
             ));
-        }
-        let pid = super::find_child(self.init.pid, image.tgid)?
-            .ok_or_else(|| refused("the process that was made for it is gone".into()))?;
+        };
         write_region(pid, &image, plan_octets)?;
         for stream in &streams {
             let fds = [stream.as_raw_fd()];
@@ -85,10 +83,12 @@ impl Guest {
             image.threads.iter().map(|thread| (thread.tid, thread.slot)).collect();
         let tgid = image.tgid;
         let body = Body {
-            pid,
+            pid: Some(pid),
+            early: Vec::new(),
             control: Some(ours),
             threads,
             pager: None,
+            listens: None,
             wants_pages: false,
             wanted_home: false,
             frozen: None,
@@ -107,9 +107,9 @@ impl Guest {
         else {
             return Ok(());
         };
-        let image = Arc::clone(&body.image);
-        let plan = read_plan(body.pid, image.base)?;
-        let fd = sys::take_fd(body.pid, i32::try_from(plan.userfaultfd).map_err(io::Error::other)?)?;
+        let (image, Some(pid)) = (Arc::clone(&body.image), body.pid) else { return Ok(()) };
+        let plan = read_plan(pid, image.base)?;
+        let fd = sys::take_fd(pid, i32::try_from(plan.userfaultfd).map_err(io::Error::other)?)?;
         let userfaultfd = Userfaultfd(fd);
         userfaultfd.enable()?;
         for map in &image.maps {
@@ -128,9 +128,7 @@ impl Guest {
         })?;
         let arriving = Arc::clone(&pager);
         std::thread::Builder::new().name("pages".into()).spawn(move || {
-            let arrived = arriving.receive(&mut receiver);
-            drop(stop);
-            match arrived {
+            match arriving.receive(&mut receiver) {
                 Ok(()) => {
                     // The pipe's other end lives as long as this program.
                     let _told = nix::unistd::write(&*finish, &tgid.to_ne_bytes());
@@ -138,7 +136,7 @@ impl Guest {
                 Err(error) => tracing::warn!(tgid, %error, "its memory does not come any more"),
             }
         })?;
-        body.pager = Some(pager);
+        (body.pager, body.listens) = (Some(pager), Some(stop));
         self.answer(tgid, CONTROL_MAPPED, None)
     }
 
@@ -149,7 +147,7 @@ impl Guest {
         let tgid = i32::from_ne_bytes(id);
         let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         if let Some(pager) = body.pager.take() {
-            let maps = look::maps(body.pid).unwrap_or_default();
+            let maps = body.pid.and_then(|pid| look::maps(pid).ok()).unwrap_or_default();
             pager.finish(&maps.iter().map(|line| (line.start, line.end)).collect::<Vec<_>>());
         }
         let (wants_pages, wanted_home) = (body.wants_pages, body.wanted_home);
@@ -166,8 +164,8 @@ impl Guest {
 
     /// A body could not be built.
     pub(super) fn failed(&mut self, tgid: i32) -> Result<(), GuestError> {
-        let Some(body) = self.bodies.get(&tgid) else { return Ok(()) };
-        let plan = read_plan(body.pid, body.image.base)?;
+        let Some((pid, body)) = self.pid_of(tgid).zip(self.bodies.get(&tgid)) else { return Ok(()) };
+        let plan = read_plan(pid, body.image.base)?;
         let error = io::Error::from_raw_os_error(i32::try_from(-plan.error).unwrap_or(0));
         self.sender.send(&ToHome::Failed(format!("step {} of building it: {error}", plan.step)))?;
         self.dismiss(tgid)

@@ -7,14 +7,16 @@ use std::collections::HashMap;
 use std::io;
 
 use nix::unistd::Pid;
-use tesela_shim::layout::{self, CODE, Context, IN_CALL, PARKED, REGION, RUNNING, SOFTWARE, Thread, WAITING};
+use tesela_shim::layout::{
+    self, CODE, Context, IN_CALL, NEW, PARKED, Process, REGION, RUNNING, SOFTWARE, Thread, WAITING,
+};
 
 use super::signals::thread_ids;
 use super::{Guest, GuestError};
 use crate::migrate::freeze::{
     empty_process, empty_thread, octets_mut, registers_as_words, registers_from_words,
 };
-use crate::migrate::image::{Channel, Image, ThreadImage, ToHome};
+use crate::migrate::image::{Channel, Image, ThreadImage, ToHome, ToRemote};
 use crate::migrate::link::{self, Keys};
 use crate::migrate::look::{self, Line};
 use crate::migrate::pages;
@@ -28,6 +30,10 @@ pub struct Freezing {
     standing: HashMap<i32, Tracee>,
     /// And those that still have to come to the edge of the shim: with their ids here.
     coming: HashMap<i32, Pid>,
+    /// It has been read, and what is sent to it now comes too late.
+    pub(super) has_left: bool,
+    /// Such as these.
+    pub(super) late: Vec<ToRemote>,
 }
 
 impl Freezing {
@@ -44,7 +50,6 @@ impl Freezing {
 impl Guest {
     /// Begins to stop a body; it is sent home once all its threads stand still.
     pub(super) fn freeze(&mut self, tgid: i32) -> Result<(), GuestError> {
-        let Some(pid) = self.pid_of(tgid)? else { return Ok(()) };
         let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         if body.frozen.is_some() {
             return Ok(());
@@ -56,24 +61,49 @@ impl Guest {
         }
         body.wanted_home = false;
         tracing::debug!(tgid, "stops");
-        match self.stop_threads(tgid, pid) {
-            Ok(calls) => {
-                tracing::debug!(tgid, ?calls, "calls to be let go");
-                if !calls.is_empty() {
-                    self.sender.send(&ToHome::Cancel { tgid, calls })?;
-                }
-                self.send_home_if_still(tgid)
-            }
-            // It ends, and home hears of that.
-            Err(error) => Ok(self.sender.send(&ToHome::NotFrozen { tgid, reason: error.to_string() })?),
-        }
+        body.frozen = Some(Freezing {
+            standing: HashMap::new(),
+            coming: HashMap::new(),
+            has_left: false,
+            late: Vec::new(),
+        });
+        self.go_on_stopping(tgid)
     }
 
-    fn stop_threads(&mut self, tgid: i32, pid: Pid) -> Result<Vec<(i32, u64)>, GuestError> {
+    /// Stops the threads that have not been stopped yet: a thread that is still on its way to the edge of the
+    /// shim may make another one. Once all stand, they are sent home.
+    fn go_on_stopping(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let Some(pid) = self.pid_of(tgid) else { return Ok(()) };
+        let Some(mut freezing) = self.bodies.get_mut(&tgid).and_then(|body| body.frozen.take()) else {
+            return Ok(());
+        };
+        let stopped = self.stop_threads(tgid, pid, &mut freezing);
+        let still = freezing.coming.is_empty();
+        if let Some(body) = self.bodies.get_mut(&tgid) {
+            body.frozen = Some(freezing);
+        }
+        let calls = match stopped {
+            Ok(calls) => calls,
+            // Most often it ends, and home hears of that.
+            Err(error) => {
+                return Ok(self.sender.send(&ToHome::NotFrozen { tgid, reason: error.to_string() })?);
+            }
+        };
+        if !calls.is_empty() {
+            tracing::debug!(tgid, ?calls, "calls to be let go");
+            self.sender.send(&ToHome::Cancel { tgid, calls })?;
+        }
+        if still { self.send_home(tgid) } else { Ok(()) }
+    }
+
+    fn stop_threads(
+        &self,
+        tgid: i32,
+        pid: Pid,
+        freezing: &mut Freezing,
+    ) -> Result<Vec<(i32, u64)>, GuestError> {
         let base = self.bodies.get(&tgid).map_or(0, |body| body.image.base);
         let mut calls = Vec::new();
-        let mut freezing = Freezing { standing: HashMap::new(), coming: HashMap::new() };
-        // A thread may make another one until it has been told.
         loop {
             let before = freezing.standing.len() + freezing.coming.len();
             for here in look::threads(pid)? {
@@ -94,7 +124,10 @@ impl Guest {
                 // its edge, or is in a call, within a few instructions.
                 let thread = loop {
                     let thread = read_part(pid, at)?;
-                    if !matches!(thread.state, RUNNING | WAITING) {
+                    if thread.broken != 0 {
+                        return Err(io::Error::other("the connection of one of its threads is broken").into());
+                    }
+                    if !matches!(thread.state, RUNNING | WAITING | NEW | PARKED) {
                         break Some(thread);
                     }
                     let tracee = stopped(here)?;
@@ -115,9 +148,6 @@ impl Guest {
                 break;
             }
         }
-        if let Some(body) = self.bodies.get_mut(&tgid) {
-            body.frozen = Some(freezing);
-        }
         Ok(calls)
     }
 
@@ -126,32 +156,38 @@ impl Guest {
         let Some(freezing) = self.bodies.get_mut(&tgid).and_then(|body| body.frozen.as_mut()) else {
             return Ok(());
         };
-        if let Some(here) = freezing.coming.remove(&tid) {
-            freezing.standing.insert(tid, stopped(here)?);
-        }
-        self.send_home_if_still(tgid)
+        let Some(here) = freezing.coming.remove(&tid) else { return Ok(()) };
+        freezing.standing.insert(tid, stopped(here)?);
+        if freezing.coming.is_empty() { self.go_on_stopping(tgid) } else { Ok(()) }
     }
 
     /// A thread ends, and is not waited for.
     pub(super) fn gone(&mut self, tgid: i32, tid: i32) -> Result<(), GuestError> {
         let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         body.threads.remove(&tid);
-        if body.frozen.as_mut().is_some_and(|freezing| freezing.coming.remove(&tid).is_some()) {
-            self.send_home_if_still(tgid)?;
+        let freezing = body.frozen.as_mut();
+        if freezing
+            .is_some_and(|freezing| freezing.coming.remove(&tid).is_some() && freezing.coming.is_empty())
+        {
+            self.go_on_stopping(tgid)?;
         }
         Ok(())
     }
 
-    fn send_home_if_still(&mut self, tgid: i32) -> Result<(), GuestError> {
-        let Some(body) = self.bodies.get(&tgid) else { return Ok(()) };
-        let Some(freezing) = body.frozen.as_ref().filter(|freezing| freezing.coming.is_empty()) else {
-            return Ok(());
-        };
+    fn send_home(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let Some((pid, body)) = self.pid_of(tgid).zip(self.bodies.get_mut(&tgid)) else { return Ok(()) };
+        let Some(freezing) = body.frozen.as_mut() else { return Ok(()) };
+        if !freezing.standing.contains_key(&tgid) {
+            // Nothing at home can do without it.
+            let reason = "its first thread has ended, and others go on".into();
+            return Ok(self.sender.send(&ToHome::NotFrozen { tgid, reason })?);
+        }
         // The end of a thread changes memory, for those that wait for it.
-        while look::threads(body.pid)?.len() > freezing.standing.len() {
+        while look::threads(pid)?.len() > freezing.standing.len() {
             std::thread::yield_now();
         }
-        let (image, pid) = (read(body.pid, &body.image, tgid, &body.threads, freezing)?, body.pid);
+        freezing.has_left = true;
+        let image = read(pid, &body.image, tgid, &body.threads, freezing)?;
         let content = image.content.clone();
         // As home has them: what it sends with is what we receive with.
         let keys = Keys::random()?;
@@ -170,19 +206,19 @@ impl Guest {
 
     /// It could not be taken home: it goes on here.
     pub(super) fn thaw(&mut self, tgid: i32) -> Result<(), GuestError> {
-        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
+        let Some((pid, body)) = self.pid_of(tgid).zip(self.bodies.get_mut(&tgid)) else { return Ok(()) };
         let Some(freezing) = body.frozen.take() else { return Ok(()) };
         for tid in freezing.standing.keys().chain(freezing.coming.keys()) {
             if let Some(slot) = body.threads.get(tid) {
                 let at = layout::slot(body.image.base, u64::from(*slot));
                 let freeze_at = at + core::mem::offset_of!(Thread, freeze) as u64;
-                sys::write_memory(body.pid, freeze_at, &0_u32.to_le_bytes())?;
+                sys::write_memory(pid, freeze_at, &0_u32.to_le_bytes())?;
             }
         }
         for tracee in freezing.standing.into_values() {
             tracee.detach().map_err(io::Error::from)?;
         }
-        Ok(())
+        freezing.late.into_iter().try_for_each(|message| super::or_gone(self.hear(message)))
     }
 }
 
@@ -208,7 +244,7 @@ fn stands(tracee: &Tracee, thread: &Thread, base: u64) -> Result<bool, GuestErro
     let in_shim = (base..base + CODE).contains(&rip);
     Ok(match thread.state {
         RUNNING => !in_shim,
-        WAITING => true,
+        WAITING | PARKED => true,
         _ => false,
     })
 }
@@ -232,6 +268,14 @@ fn read(
     threads.sort_by_key(|thread| (thread.tid != tgid, thread.tid));
     let mut process = empty_process();
     sys::read_memory(pid, process_at, octets_mut(&mut *process))?;
+    for thread in &mut threads {
+        thread.pending.iter_mut().for_each(|info| told(&mut process, info));
+    }
+    let mut pending = match freezing.standing.get(&tgid) {
+        Some(leader) => waiting_for(leader, true)?,
+        None => Vec::new(),
+    };
+    pending.iter_mut().for_each(|info| told(&mut process, info));
     let region = base..base + REGION + (64 << 20);
     let own = |line: &Line| !line.is_special() && !region.contains(&line.start);
     let lines: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
@@ -248,11 +292,35 @@ fn read(
             .map(|one: &layout::Disposition| [one.handler, one.flags, one.restorer, one.mask])
             .collect(),
         threads,
+        pending,
         hot: Vec::new(),
         special: Vec::new(),
         auxv: Vec::new(),
         ..came.clone()
     })
+}
+
+/// Signals that wait for a thread, or for its process, but for those of job control, which home sees to.
+fn waiting_for(tracee: &Tracee, of_process: bool) -> io::Result<Vec<Vec<u8>>> {
+    let mut infos = sys::pending_signals(tracee.tid, of_process)?;
+    infos.retain(|info| !matches!(signal_of(info), libc::SIGSTOP | libc::SIGTRAP));
+    Ok(infos)
+}
+
+fn signal_of(info: &[u8]) -> i32 {
+    info.first_chunk().map_or(0, |octets| i32::from_ne_bytes(*octets))
+}
+
+/// Says of a signal that was sent on what its first sender has said.
+fn told(process: &mut Process, info: &mut Vec<u8>) {
+    let signal = usize::try_from(signal_of(info)).unwrap_or(0);
+    if let Some(place) = process.infos.get_mut(signal)
+        && u64::try_from(signal) == Ok(place[0] & 0xffff_ffff)
+        && signal != 0
+    {
+        *info = place.iter().flat_map(|word| word.to_le_bytes()).collect();
+        place[0] = 0;
+    }
 }
 
 /// The body's program break, which no file of /proc has.
@@ -308,6 +376,7 @@ fn read_thread(
         robust: [head, length],
         rseq: (rseq.address, rseq.size, rseq.signature),
         name,
+        pending: waiting_for(tracee, false)?,
         channel: None,
     })
 }

@@ -221,6 +221,19 @@ pub fn receive(socket: &OwnedFd, message: &mut [u8]) -> io::Result<(usize, Optio
     Ok((received.bytes, fd))
 }
 
+/// One message of a body's, and the id that its sender has here; (0, None) where the body has closed it.
+pub fn receive_named(socket: &OwnedFd, message: &mut [u8]) -> io::Result<(usize, Option<Pid>)> {
+    let mut space = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
+    let mut vector = [IoSliceMut::new(message)];
+    let received =
+        recvmsg::<()>(socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let sender = received.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmCredentials(credentials) => Some(Pid::from_raw(credentials.pid())),
+        _ => None,
+    });
+    Ok((received.bytes, sender))
+}
+
 fn make(wanted: Wanted, control: OwnedFd, socket: &OwnedFd) -> io::Result<()> {
     // SAFETY: this process has one thread.
     match unsafe { sys::fork(0, wanted.tgid) } {

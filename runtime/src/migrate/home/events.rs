@@ -5,17 +5,16 @@ use std::io;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tesela_shim::layout::{self, CODE, SLOT};
 use tesela_shim::seal::Direction;
 
-use super::{Deputy, Home, HomeError, Left, new_channel};
+use super::{Arriving, Deputy, Home, HomeError, Left, OnItsWay, new_channel};
 use crate::migrate::freeze::{empty_thread, octets};
 use crate::migrate::image::{ToHome, ToRemote};
 use crate::migrate::look;
 use crate::migrate::sys;
-use crate::migrate::tracee::{RESTART, TraceError, Tracee};
+use crate::migrate::tracee::{Happening, TraceError, Tracee, is_interrupted, next_happening};
 
 /// What the kernel would do with a signal of a process at home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,24 +31,21 @@ impl Home {
     /// Everything that the kernel has to tell.
     pub(super) fn look_at_children(&mut self) -> Result<(), HomeError> {
         loop {
-            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
-                Err(Errno::EINTR) => continue,
+            match next_happening(None, libc::WNOHANG) {
+                Ok(None) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(Some((tid, happening))) => or_gone(self.happened(tid, happening))?,
                 Err(error) => return Err(error.into()),
-                Ok(status) => status,
-            };
-            or_gone(self.happened(status))?;
+            }
         }
     }
 
-    fn happened(&mut self, status: WaitStatus) -> Result<(), HomeError> {
-        match status {
-            WaitStatus::Exited(tid, _) | WaitStatus::Signaled(tid, ..) => self.ended(tid.as_raw()),
-            WaitStatus::Stopped(tid, Signal::SIGTRAP) if self.in_blob(tid)? => {
-                self.asks_to_go_home(tid.as_raw())
-            }
-            WaitStatus::Stopped(tid, signal) => self.signalled(tid, signal as i32),
-            WaitStatus::PtraceEvent(tid, signal, event) => match event {
+    fn happened(&mut self, tid: Pid, happening: Happening) -> Result<(), HomeError> {
+        tracing::debug!(%tid, ?happening, "a deputy");
+        match happening {
+            Happening::Ended => self.ended(tid.as_raw()),
+            Happening::Signal(libc::SIGTRAP) if self.in_blob(tid)? => self.asks_to_go_home(tid.as_raw()),
+            Happening::Signal(signal) => self.signalled(tid, signal),
+            Happening::Event { event, signal } => match event {
                 libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => {
                     let child = i32::try_from(ptrace::getevent(tid)?).unwrap_or(0);
                     self.born(tid.as_raw(), child)
@@ -58,8 +54,28 @@ impl Home {
                 libc::PTRACE_EVENT_STOP => self.stands(tid, signal),
                 _ => Ok(ptrace::cont(tid, None)?),
             },
-            _ => Ok(()),
         }
+    }
+
+    /// Stops a deputy. What happens to it before it stands still (a child of it, a signal, its end) is seen to
+    /// first. `false`: it is none any more.
+    pub(super) fn halt(&mut self, tid: i32) -> Result<bool, HomeError> {
+        let stands = |home: &Self| home.deputies.get(&tid).map(|deputy| deputy.stopped);
+        while stands(self) == Some(false) {
+            // Every time: any other stop makes the kernel forget it.
+            ptrace::interrupt(Pid::from_raw(tid))?;
+            match next_happening(Some(Pid::from_raw(tid)), 0) {
+                Ok(Some((_, Happening::Event { event: libc::PTRACE_EVENT_STOP, .. }))) => {
+                    if let Some(deputy) = self.deputies.get_mut(&tid) {
+                        deputy.stopped = true;
+                    }
+                }
+                Ok(Some((pid, happening))) => self.happened(pid, happening)?,
+                Ok(None) | Err(Errno::ECHILD) => self.ended(tid)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(stands(self).is_some())
     }
 
     fn in_blob(&self, tid: Pid) -> Result<bool, HomeError> {
@@ -69,9 +85,11 @@ impl Home {
 
     fn ended(&mut self, tid: i32) -> Result<(), HomeError> {
         self.early.remove(&tid);
+        self.standing.remove(&tid);
         let Some(deputy) = self.deputies.remove(&tid) else { return Ok(()) };
         if tid == deputy.tgid {
             self.deputies.retain(|_, other| other.tgid != tid);
+            self.arriving.retain(|one| one.image.tgid != tid);
             self.sender.send(&ToRemote::End { tgid: tid })?;
         }
         Ok(())
@@ -86,40 +104,39 @@ impl Home {
     }
 
     /// A stop that is none of a signal's: a child that has just been made, or job control.
-    fn stands(&mut self, tid: Pid, signal: Signal) -> Result<(), HomeError> {
-        let stopped = matches!(signal, Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU);
+    fn stands(&mut self, tid: Pid, signal: i32) -> Result<(), HomeError> {
+        let stopped = signal != libc::SIGTRAP;
         if !self.deputies.contains_key(&tid.as_raw()) {
             self.early.insert(tid.as_raw(), Tracee::inherited(tid));
             return Ok(());
         }
+        let leads = self.deputies.get(&tid.as_raw()).is_some_and(|deputy| deputy.tgid == tid.as_raw());
         if stopped {
             // The whole process stands, here and there, until it is told to go on.
-            if let Some(deputy) =
-                self.deputies.get(&tid.as_raw()).filter(|deputy| deputy.tgid == tid.as_raw())
-            {
-                let tgid = deputy.tgid;
-                self.send_signal(tgid, 0, libc::SIGSTOP)?;
+            if leads && self.standing.insert(tid.as_raw()) {
+                self.send_signal(tid.as_raw(), libc::SIGSTOP)?;
             }
             return Ok(sys::listen(tid)?);
         }
-        // SIGCONT has come, or an interruption that is of no use any more.
-        if let Some(deputy) = self.deputies.get(&tid.as_raw()).filter(|deputy| deputy.tgid == tid.as_raw()) {
-            let tgid = deputy.tgid;
-            self.send_signal(tgid, 0, libc::SIGCONT)?;
+        // SIGCONT has come, or an interruption that is of no use any more. One that a handler waits for is sent on
+        // like any other.
+        if leads && self.standing.remove(&tid.as_raw()) && fate(tid, libc::SIGCONT)? != Fate::Caught {
+            self.send_signal(tid.as_raw(), libc::SIGCONT)?;
         }
         Ok(ptrace::cont(tid, None)?)
     }
 
-    fn send_signal(&mut self, tgid: i32, tid: i32, signal: i32) -> Result<(), HomeError> {
+    fn send_signal(&mut self, tgid: i32, signal: i32) -> Result<(), HomeError> {
         let mut info = vec![0; 128];
         info[..4].copy_from_slice(&signal.to_ne_bytes());
-        Ok(self.sender.send(&ToRemote::Signal { tgid, tid, info })?)
+        self.on_their_way.push_back(OnItsWay { tgid, tid: 0, info: None });
+        Ok(self.sender.send(&ToRemote::Signal { tgid, tid: 0, info })?)
     }
 
     /// A signal for a deputy: what a handler does with it, it does where the body is.
     fn signalled(&mut self, tid: Pid, signal: i32) -> Result<(), HomeError> {
         let Some(deputy) = self.deputies.get(&tid.as_raw()) else {
-            return Ok(ptrace::cont(tid, Signal::try_from(signal).ok())?);
+            return Ok(sys::cont(tid, signal)?);
         };
         let tgid = deputy.tgid;
         match fate(tid, signal)? {
@@ -129,6 +146,7 @@ impl Home {
                 let code = i32::from_ne_bytes([info[8], info[9], info[10], info[11]]);
                 // tgkill(2) means this thread.
                 let target = if code == libc::SI_TKILL { tid.as_raw() } else { 0 };
+                self.on_their_way.push_back(OnItsWay { tgid, tid: target, info: Some(info.clone()) });
                 self.sender.send(&ToRemote::Signal { tgid, tid: target, info })?;
                 if self.in_call(tid)? {
                     // It goes on when the body has the signal: so it sees what the call comes to.
@@ -148,7 +166,7 @@ impl Home {
         let [begin, end, _] = self.labels;
         let interrupted = registers.rip == end
             && registers.orig_rax.cast_signed() >= 0
-            && RESTART.contains(&registers.rax.cast_signed());
+            && is_interrupted(registers.orig_rax, registers.rax.cast_signed());
         Ok(interrupted || (begin..end).contains(&registers.rip))
     }
 
@@ -177,20 +195,11 @@ impl Home {
         let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
         let (slot, tgid) = (u64::from(deputy.slot), Pid::from_raw(deputy.tgid));
         let at = layout::slot(self.base, slot) + core::mem::offset_of!(layout::Thread, cancel) as u64;
+        if !self.halt(tid)? {
+            return Ok(());
+        }
         // Not begun yet, it does not begin.
         sys::write_memory(tgid, at, &seq.to_le_bytes())?;
-        if !deputy.stopped {
-            match deputy.tracee.stop() {
-                Ok(()) => {}
-                Err(TraceError::Ended) => return self.ended(tid),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let held: Vec<i32> = self
-            .deputies
-            .get_mut(&tid)
-            .map(|deputy| deputy.tracee.held.drain(..).collect())
-            .unwrap_or_default();
         let thread = self.thread(tgid, slot)?;
         if thread.busy != 0 && thread.seq == seq {
             self.interrupt_call(tid)?;
@@ -200,19 +209,22 @@ impl Home {
             }
             sys::cont(Pid::from_raw(tid), 0)?;
         }
-        for signal in held {
-            sys::tgkill(tgid, Pid::from_raw(tid), signal)?;
-        }
         Ok(())
     }
 
-    /// A deputy has made a thread or a process: it gets its channel before its first instruction.
+    /// A deputy has made a thread or a process.
     fn born(&mut self, parent: i32, child: i32) -> Result<(), HomeError> {
-        let Some(maker) = self.deputies.get(&parent) else {
-            // Not one of ours any more: its children are not either.
-            return Ok(ptrace::cont(Pid::from_raw(parent), None)?);
-        };
-        let (parent_tgid, mut tracee) = (maker.tgid, self.early.remove(&child));
+        // A child that is killed at once does not hold its maker up.
+        or_gone(self.receives_channel(parent, child))?;
+        Ok(ptrace::cont(Pid::from_raw(parent), None)?)
+    }
+
+    /// A child of a deputy gets its channel before its first instruction.
+    fn receives_channel(&mut self, parent: i32, child: i32) -> Result<(), HomeError> {
+        // Not one of ours any more: its children are not either.
+        let Some(maker) = self.deputies.get(&parent) else { return Ok(()) };
+        let (parent_tgid, parent_slot) = (maker.tgid, u64::from(maker.slot));
+        let mut tracee = self.early.remove(&child);
         if tracee.is_none() {
             let mut fresh = Tracee::inherited(Pid::from_raw(child));
             fresh.wait_stopped()?;
@@ -224,10 +236,13 @@ impl Home {
         let slot = (registers.rsp - self.base - CODE) / SLOT;
         let (channel, keys) = new_channel()?;
         let (slot_number, process) = (u32::try_from(slot).unwrap_or(0), tgid == child);
+        // A process has its parent's slot here, and there another one where the two share their memory (vfork).
+        let there = self.thread(Pid::from_raw(parent_tgid), parent_slot)?.makes;
+        let there = u32::try_from(there).unwrap_or(0);
         self.sender.send(&ToRemote::Child {
             parent: parent_tgid,
             tid: child,
-            slot: slot_number,
+            slot: there,
             process,
             channel,
         })?;
@@ -252,7 +267,10 @@ impl Home {
         tracee.enter(self.entry, address + SLOT - 64, layout::ENTER_RESIDENT, address)?;
         let deputy = Deputy { tracee, tgid, slot: slot_number, stopped: false };
         self.deputies.insert(child, deputy);
-        Ok(ptrace::cont(Pid::from_raw(parent), None)?)
+        if process && self.recalled {
+            self.sender.send(&ToRemote::Freeze { tgid })?;
+        }
+        Ok(())
     }
 
     /// execve(2) has made another program of a deputy, which runs at home.
@@ -272,8 +290,12 @@ impl Home {
     }
 
     fn hear(&mut self, message: ToHome) -> Result<Option<Left>, HomeError> {
+        tracing::debug!(%message, "the other node says");
         match message {
             ToHome::Signalled { tgid, calls } => {
+                if let Some(place) = self.on_their_way.iter().position(|signal| signal.tgid == tgid) {
+                    self.on_their_way.remove(place);
+                }
                 let held: Vec<i32> = self
                     .deputies
                     .iter()
@@ -295,11 +317,14 @@ impl Home {
                 }
             }
             ToHome::Ended { tgid, status } => self.ends_as_its_body(tgid, status)?,
-            ToHome::Frozen(image, pages) => self.comes_home(*image, &pages)?,
-            ToHome::NotFrozen { tgid, reason } => {
-                tracing::warn!(tgid, reason, "the process stays away");
-                self.recalled = false;
+            ToHome::Frozen(image, pages) => {
+                // The other side waits for the connection, even where there is nothing to take home any more.
+                let connection = self.connect(&pages)?;
+                if self.deputies.contains_key(&image.tgid) {
+                    self.arriving.push(Arriving { image: *image, connection, keys: pages.keys });
+                }
             }
+            ToHome::NotFrozen { tgid, reason } => self.stays_away(tgid, &HomeError::Refused(reason))?,
             ToHome::Whole { tgid } => tracing::debug!(tgid, "all its memory has moved"),
             ToHome::Pong => {}
             ToHome::Listening { .. } | ToHome::Built | ToHome::Failed(_) => {
@@ -311,13 +336,16 @@ impl Home {
 
     /// A fatal signal has ended the body: the deputy dies of the same, so that its parent sees it.
     fn ends_as_its_body(&mut self, tgid: i32, status: i32) -> Result<(), HomeError> {
-        let Some(leader) = self.deputies.get_mut(&tgid) else { return Ok(()) };
+        if !self.deputies.contains_key(&tgid) {
+            return Ok(());
+        }
         let signal = if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { libc::SIGKILL };
         tracing::info!(tgid, signal, "the process has ended away from home");
         if signal != libc::SIGKILL {
-            if !leader.stopped {
-                leader.tracee.stop()?;
+            if !self.halt(tgid)? {
+                return Ok(());
             }
+            let Some(leader) = self.deputies.get_mut(&tgid) else { return Ok(()) };
             let at = layout::slot(self.base, leader.slot.into()) + layout::OUT_AT;
             let pid = leader.tracee.tid;
             // struct sigaction: SIG_DFL
@@ -327,7 +355,7 @@ impl Home {
                 libc::SYS_rt_sigaction,
                 [u64::from(signal.cast_unsigned()), at, 0, 8, 0, 0],
             )?;
-            sys::set_signal_mask(pid, 0)?;
+            sys::set_signal_mask(pid, !(1 << (signal - 1)))?;
             leader.stopped = false;
             sys::tgkill(pid, pid, signal)?;
             return Ok(sys::cont(pid, 0)?);
@@ -337,7 +365,7 @@ impl Home {
 }
 
 /// A deputy that ends while something is done with it is no failure: the kernel tells of its end next.
-fn or_gone(done: Result<(), HomeError>) -> Result<(), HomeError> {
+pub(super) fn or_gone(done: Result<(), HomeError>) -> Result<(), HomeError> {
     let gone = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT));
     match done {
         Err(HomeError::Trace(TraceError::Ended | TraceError::System(Errno::ESRCH))) => Ok(()),

@@ -2,15 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt as _;
 
 use nix::unistd::Pid;
 use tesela_shim::layout::{self, REGION};
 
-use super::{Home, HomeError};
+use super::{Arriving, HOME_PATIENCE, Home, HomeError};
 use crate::migrate::freeze::registers_from_words;
-use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToRemote};
-use crate::migrate::link;
+use crate::migrate::image::{Image, Mapping, ThreadImage, ToRemote};
+use crate::migrate::link::{self, Keys, LinkError};
 use crate::migrate::look::{self, Line};
 use crate::migrate::sys;
 use crate::migrate::tracee::Tracee;
@@ -25,23 +26,42 @@ const WRITABLE: u64 = 3;
 const ANEW: u64 = 0x02 | 0x20 | 0x10;
 
 impl Home {
-    /// Puts a process that stands still away in its deputy's place.
-    pub(super) fn comes_home(&mut self, image: Image, pages: &Channel) -> Result<(), HomeError> {
+    /// Whether all threads that are left of this process are those that come home: one that has ended away
+    /// may still have to hear of that here.
+    pub(super) fn is_complete(&self, image: &Image) -> bool {
+        let mut own = self.deputies.iter().filter(|(_, deputy)| deputy.tgid == image.tgid);
+        own.all(|(tid, _)| image.threads.iter().any(|thread| thread.tid == *tid))
+    }
+
+    /// Puts a process that stands still away in its deputy's place. Until all of it is here, it can still go on
+    /// where it was.
+    pub(super) fn comes_home(&mut self, arriving: Arriving) -> Result<(), HomeError> {
+        let Arriving { image, connection, keys } = arriving;
         let tgid = image.tgid;
-        for deputy in self.deputies.values_mut().filter(|deputy| deputy.tgid == tgid && !deputy.stopped) {
-            deputy.tracee.stop()?;
-            deputy.stopped = true;
+        for thread in &image.threads {
+            self.halt(thread.tid)?;
+        }
+        if !self.deputies.contains_key(&tgid) {
+            return Ok(());
+        }
+        let pieces = match fetch(connection, keys) {
+            Ok(pieces) => pieces,
+            Err(error) => return self.stays_away(tgid, &error),
+        };
+        for deputy in self.deputies.values().filter(|deputy| deputy.tgid == tgid) {
             deputy.tracee.quiet()?;
         }
         let pid = Pid::from_raw(tgid);
         let Some(leader) = self.deputies.get(&tgid) else { return Ok(()) };
-        self.memory(&leader.tracee, &image, pages)?;
+        self.memory(&leader.tracee, &image, &pieces)?;
+        drop(pieces);
         for thread in &image.threads {
             if let Some(deputy) = self.deputies.get(&thread.tid) {
                 self.thread_again(&deputy.tracee, thread)?;
             }
         }
         self.dispositions(&leader.tracee, &image)?;
+        self.signals_again(&image)?;
         leader.tracee.must_call(self.syscall, libc::SYS_munmap, [self.base, REGION, 0, 0, 0, 0])?;
         for thread in &image.threads {
             if let Some(deputy) = self.deputies.get(&thread.tid) {
@@ -60,11 +80,56 @@ impl Home {
         }
         tracing::info!(%pid, "at home again");
         self.homecoming = Some(Homecoming);
+        self.standing.remove(&tgid);
+        self.on_their_way.retain(|signal| signal.tgid != tgid);
         Ok(self.sender.send(&ToRemote::Taken { tgid })?)
     }
 
+    /// It goes on away, and its deputies go on with its calls.
+    pub(super) fn stays_away(&mut self, tgid: i32, reason: &HomeError) -> Result<(), HomeError> {
+        if !self.deputies.contains_key(&tgid) {
+            return Ok(());
+        }
+        tracing::warn!(tgid, %reason, "the process stays away");
+        self.recalled &= tgid != self.pid.as_raw();
+        for deputy in self.deputies.values_mut().filter(|deputy| deputy.tgid == tgid && deputy.stopped) {
+            deputy.stopped = false;
+            sys::cont(deputy.tracee.tid, 0)?;
+        }
+        Ok(self.sender.send(&ToRemote::Thaw { tgid })?)
+    }
+
+    /// Signals that waited for the process away, or were on their way there.
+    fn signals_again(&self, image: &Image) -> Result<(), HomeError> {
+        let tgid = Pid::from_raw(image.tgid);
+        let again = |tid: i32, slot: u32, info: &[u8]| match self.deputies.get(&tid) {
+            Some(deputy) => {
+                let scratch = layout::slot(self.base, slot.into()) + layout::OUT_AT;
+                deputy.tracee.requeue(self.syscall, scratch, tgid, info)
+            }
+            None => Ok(()),
+        };
+        for info in &image.pending {
+            again(image.tgid, 0, info)?;
+        }
+        for thread in &image.threads {
+            for info in &thread.pending {
+                again(thread.tid, thread.slot, info)?;
+            }
+        }
+        for signal in self.on_their_way.iter().filter(|signal| signal.tgid == image.tgid) {
+            if let Some(info) = &signal.info {
+                let to = if signal.tid == 0 { image.tgid } else { signal.tid };
+                let slot =
+                    image.threads.iter().find(|thread| thread.tid == to).map_or(0, |thread| thread.slot);
+                again(to, slot, info)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Mappings, and the content of what the body has.
-    fn memory(&self, leader: &Tracee, image: &Image, pages: &Channel) -> Result<(), HomeError> {
+    fn memory(&self, leader: &Tracee, image: &Image, pieces: &[Piece]) -> Result<(), HomeError> {
         let pid = leader.tid;
         let call = |nr, args| leader.must_call(self.syscall, nr, args);
         for thread in &image.threads {
@@ -93,7 +158,7 @@ impl Home {
         // A shared mapping is the file's, as it was.
         let shared =
             before.iter().filter(|line| line.shared).map(|line| (line.start, line.end)).collect::<Vec<_>>();
-        self.content(pid, pages, &shared)?;
+        content(pid, pieces, &shared)?;
         let after: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
         for Mapping { start, end, protection, .. } in &image.maps {
             for line in after.iter().filter(|line| line.start < *end && line.end > *start) {
@@ -104,33 +169,6 @@ impl Home {
             }
         }
         Ok(())
-    }
-
-    /// Receives the body's pages. What the process may not write itself is written all the same.
-    fn content(&self, pid: Pid, pages: &Channel, but: &[(u64, u64)]) -> Result<(), HomeError> {
-        let (_sender, mut receiver) = link::split(self.connect(pages)?, pages.keys)?;
-        let memory: File = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?;
-        loop {
-            let record = receiver.record()?;
-            let Some((address, content)) = record.split_first_chunk::<8>() else {
-                return Err(link::LinkError::NotAuthentic.into());
-            };
-            let address = u64::from_le_bytes(*address);
-            if address == u64::MAX {
-                return Ok(());
-            }
-            let zeros =
-                content.first_chunk().filter(|_| content.len() == 8).map(|count| u64::from_le_bytes(*count));
-            let zeros = vec![0; zeros.map_or(0, |count| usize::try_from(count).unwrap_or(0).min(1 << 20))];
-            let content = if zeros.is_empty() { content } else { &zeros[..] };
-            for (start, end) in without(&[(address, address + content.len() as u64)], but) {
-                let part = |at: u64| usize::try_from(at - address).unwrap_or(0);
-                let put = memory.write_all_at(&content[part(start)..part(end)], start);
-                put.map_err(|error| {
-                    io::Error::new(error.kind(), format!("its memory at {start:#x}: {error}"))
-                })?;
-            }
-        }
     }
 
     /// What the kernel keeps of a thread, for one that has changed it or was made away from home.
@@ -170,6 +208,56 @@ impl Home {
         }
         Ok(())
     }
+}
+
+/// Memory of the body's.
+#[derive(Debug)]
+struct Piece {
+    address: u64,
+    content: Vec<u8>,
+    /// Or as many zeros.
+    zeros: u64,
+}
+
+/// Receives the body's pages.
+fn fetch(connection: TcpStream, keys: Keys) -> Result<Vec<Piece>, HomeError> {
+    let (_sender, mut receiver) = link::split(connection, keys)?;
+    receiver.set_timeout(Some(HOME_PATIENCE))?;
+    let mut pieces = Vec::new();
+    loop {
+        let record = receiver.record()?;
+        let Some((address, content)) = record.split_first_chunk::<8>() else {
+            return Err(LinkError::NotAuthentic.into());
+        };
+        let address = u64::from_le_bytes(*address);
+        if address == u64::MAX {
+            return Ok(pieces);
+        }
+        let zeros =
+            content.first_chunk().filter(|_| content.len() == 8).map(|count| u64::from_le_bytes(*count));
+        pieces.push(match zeros {
+            Some(zeros) => Piece { address, content: Vec::new(), zeros: zeros.min(1 << 20) },
+            None => Piece { address, content: content.to_vec(), zeros: 0 },
+        });
+    }
+}
+
+/// Puts the body's memory into its deputy's. What the process may not write itself is written all the same.
+fn content(pid: Pid, pieces: &[Piece], but: &[(u64, u64)]) -> Result<(), HomeError> {
+    let memory: File = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?;
+    let zeros = vec![0; 1 << 20];
+    for Piece { address, content, zeros: count } in pieces {
+        let content = match usize::try_from(*count) {
+            Ok(0) | Err(_) => &content[..],
+            Ok(count) => &zeros[..count],
+        };
+        for (start, end) in without(&[(*address, address + content.len() as u64)], but) {
+            let part = |at: u64| usize::try_from(at - address).unwrap_or(0);
+            let put = memory.write_all_at(&content[part(start)..part(end)], start);
+            put.map_err(|error| io::Error::new(error.kind(), format!("its memory at {start:#x}: {error}")))?;
+        }
+    }
+    Ok(())
 }
 
 /// The parts of sorted ranges that are in none of the others.

@@ -10,23 +10,20 @@ use tesela_shim::layout::{self, SLOT, Thread};
 use tesela_shim::seal::Direction;
 
 use super::{Home, HomeError};
-use crate::migrate::freeze::{CHANNEL_ROOM, empty_thread, octets, octets_mut};
+use crate::migrate::freeze::{CHANNEL_ROOM, Frozen, empty_thread, octets, octets_mut};
 use crate::migrate::link::Keys;
 use crate::migrate::sys;
 use crate::migrate::tracee::Tracee;
 
 impl Home {
     /// Gives stopped threads, in the order of their slots from 0 on, their connections.
-    pub(super) fn hand_over(
-        &self,
-        threads: &[Tracee],
-        wires: Vec<(TcpStream, Keys)>,
-    ) -> Result<(), HomeError> {
-        let Some(leader) = threads.first() else { return Ok(()) };
+    pub(super) fn hand_over(&self, frozen: &Frozen, wires: Vec<(TcpStream, Keys)>) -> Result<(), HomeError> {
+        let Some(leader) = frozen.threads.first() else { return Ok(()) };
         let count = wires.len();
-        for (slot, (_, keys)) in wires.iter().enumerate() {
-            self.change_thread(leader.tid, slot as u64, |thread| {
+        for ((_, keys), image) in wires.iter().zip(&frozen.image.threads) {
+            self.change_thread(leader.tid, image.slot.into(), |thread| {
                 (thread.send, thread.receive) = (Direction::new(keys.send), Direction::new(keys.receive));
+                thread.mask = image.mask;
             })?;
         }
         let streams: Vec<TcpStream> = wires.into_iter().map(|(stream, _)| stream).collect();
@@ -43,7 +40,7 @@ impl Home {
         slot: u64,
         streams: &[TcpStream],
     ) -> Result<(), HomeError> {
-        let (theirs, ours) = self.socket_pair(thread, pid)?;
+        let (theirs, ours) = self.socket_pair(thread, pid, slot)?;
         for stream in streams {
             pass(&ours, stream.as_raw_fd())?;
         }
@@ -81,10 +78,9 @@ impl Home {
         Ok([u64::from_le_bytes(*soft), u64::from_le_bytes(*hard)])
     }
 
-    /// A socket pair: one end in the process, one here.
-    fn socket_pair(&self, thread: &Tracee, pid: Pid) -> Result<(RawFd, OwnedFd), HomeError> {
-        let leader_slot = layout::slot(self.base, 0);
-        let pair_at = leader_slot + layout::OUT_AT;
+    /// A socket pair: one end in the process, one here. Its thread of `slot` stands still.
+    fn socket_pair(&self, thread: &Tracee, pid: Pid, slot: u64) -> Result<(RawFd, OwnedFd), HomeError> {
+        let pair_at = layout::slot(self.base, slot) + layout::OUT_AT;
         let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
         let [family, kind] = [libc::AF_UNIX, kind].map(|word| u64::from(word.cast_unsigned()));
         let args = [family, kind, 0, pair_at, 0, 0];
