@@ -1,4 +1,4 @@
-# make lab · make test · make bench: each installs what it needs on Debian 12 with Rust.
+# make lab · make test · make bench · make soak: each installs what it needs on Debian 12 with Rust.
 #
 # Everything is built as the caller. What runs needs root, for it makes network namespaces and serves
 # low ports: scripts/as-root.sh is root already, or asks sudo.
@@ -8,7 +8,7 @@ ROOT   := scripts/as-root.sh
 # Every test program runs through this; cargo itself does not.
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(CURDIR)/$(ROOT)
 
-.PHONY: lab test lint bench node-binaries deps-run deps-test deps-bench
+.PHONY: lab test lint bench soak node-binaries deps-run deps-test deps-bench
 
 # From nothing to two diskless members, one with a BIOS and one with UEFI.
 lab: deps-run node-binaries
@@ -38,6 +38,11 @@ bench: deps-bench node-binaries
 	  mv target/bench/$$name.md.part target/bench/$$name.md; \
 	  cat target/bench/$$name.md; \
 	done
+
+# What takes long: moves back and forth, 1,000 of each kind of process unless MOVES says otherwise.
+MOVES ?= 1000
+soak: deps-test
+	cargo test --package tesela-runtime --test soak -- $(MOVES)
 
 # stage1 and the agent run in images of any age: static. `--target` keeps the flag from build scripts.
 node-binaries:

@@ -2,95 +2,16 @@
 //! compared with a run that does not move. Needs root.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+mod common;
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{Away, await_end, pid_of, start};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-/// How long anything may take on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A process that is away: its two sides.
-struct Away {
-    home: Child,
-    output: BufReader<ChildStdout>,
-    guest: Child,
-}
-
-impl Away {
-    /// Asks for process `pid` to move. The sides know each other if `strangers` is false.
-    fn send(pid: u32, strangers: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let theirs = listener.accept().unwrap().0;
-        let (mut home_keys, mut guest_keys) = ([7; 64], [7; 64]);
-        home_keys[..32].fill(8);
-        guest_keys[32..].fill(if strangers { 9 } else { 8 });
-        let guest = side(&["guest"], &theirs, &guest_keys, Stdio::inherit());
-        let mut home = side(&["home", &pid.to_string()], &ours, &home_keys, Stdio::piped());
-        let output = BufReader::new(home.stdout.take().unwrap());
-        Self { home, output, guest }
-    }
-
-    /// Waits until it runs there; `false` where it did not leave.
-    fn arrived(&mut self) -> bool {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line == "away\n"
-    }
-
-    /// Calls it home, unless it has come or ended meanwhile.
-    fn recall(mut self) -> (ExitStatus, ExitStatus) {
-        // ESRCH: it has.
-        let _gone = kill(pid_of(&self.home), Signal::SIGUSR1);
-        (await_end(&mut self.home, "the home's side"), await_end(&mut self.guest, "the remote side"))
-    }
-}
-
-fn side(words: &[&str], stream: &TcpStream, keys: &[u8], output: Stdio) -> Child {
-    let fd = stream.as_raw_fd();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_teselad"));
-    command.args(words).stdin(Stdio::piped()).stdout(output).env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
-    // SAFETY: dup2 alone, between fork and exec.
-    unsafe {
-        command.pre_exec(move || match libc::dup2(fd, 3) {
-            3 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(keys).unwrap();
-    child
-}
-
-fn pid_of(child: &Child) -> Pid {
-    Pid::from_raw(child.id().try_into().unwrap())
-}
-
-fn await_end(child: &mut Child, what: &str) -> ExitStatus {
-    let begun = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what} does not end");
-        std::thread::yield_now();
-    }
-}
-
-/// A program as the tests run it: its output goes to a file, as a pipe would hold it up.
-fn start(script: &str, output: &Path) -> Child {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).stdin(Stdio::null()).stdout(File::create(output).unwrap());
-    command.current_dir(output.parent().unwrap()).spawn().unwrap()
-}
 
 /// Runs a script unmoved, and then so that it is away, at home, away and so on, `trips` times, as long as it
 /// lasts. Output and exit status have to be the same.
@@ -135,7 +56,7 @@ fn programs_that_compute() {
 #[test]
 fn threads_move_with_their_process() {
     let data = "head -c 6000000 /usr/bin/qemu-system-x86_64 > data";
-    moves("xz", &format!("{data}; exec xz -T2 -2 -c data"), 20);
+    moves("xz", &format!("{data}; exec xz -T2 -2 -c data"), 12);
     // Four that compute and share a queue, and many that come and go meanwhile.
     let threads = "
 import hashlib, queue, threading
@@ -189,15 +110,15 @@ for k in range(30):
 ";
     python("exec", executes);
     let pipes = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo $i | sed s/1/x/ | tr 2 y; done";
-    moves("pipelines", pipes, 20);
+    moves("pipelines", pipes, 12);
     let waits = "trap 'echo told' USR1
 for i in $(seq 40); do (exit $((i % 7))); echo $i $?; kill -USR1 $$; wait; done";
-    moves("traps", &format!("exec bash -c \"{}\"", waits.replace('$', "\\$")), 20);
+    moves("traps", &format!("exec bash -c \"{}\"", waits.replace('$', "\\$")), 12);
 }
 
 /// As [`moves`], for a program of Python's.
 fn python(name: &str, program: &str) {
-    moves(name, &format!("exec /usr/bin/python3 -c \"{program}\""), 20);
+    moves(name, &format!("exec /usr/bin/python3 -c \"{program}\""), 12);
 }
 
 #[test]

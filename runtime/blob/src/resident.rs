@@ -154,6 +154,13 @@ fn clone(thread: &mut Thread, request: &Request) -> i64 {
     // SAFETY: the process's part outlives its threads.
     let base = unsafe { (*process).base };
     let slot = layout::slot(base, request.slot.into());
+    // The thread that had the slot has ended away; here it may still have to hear of that. The agent clears its
+    // id then.
+    // SAFETY: the slot is mapped; the id is a word that the agent changes.
+    while unsafe { core::ptr::read_volatile(&raw const (*(slot as *const Thread)).tid) } != 0 {
+        // SAFETY: it only lets others run.
+        unsafe { sys::call(nr::SCHED_YIELD, [0; 6]) };
+    }
     // SAFETY: the shim has taken the slot for this child; its stack is nobody else's.
     unsafe { spawn(flags, slot + layout::SLOT - 64, slot, layout::ENTER_RESIDENT) }
 }

@@ -26,6 +26,7 @@ pub mod nr {
     pub const RT_SIGPROCMASK: u64 = 14;
     pub const RT_SIGRETURN: u64 = 15;
     pub const PREAD64: u64 = 17;
+    pub const SCHED_YIELD: u64 = 24;
     pub const MREMAP: u64 = 25;
     pub const PAUSE: u64 = 34;
     pub const GETPID: u64 = 39;

@@ -109,7 +109,7 @@ pub struct Thread {
     pub process: u64,
     /// Its number.
     pub slot: u32,
-    /// Its id at home, which it has away, too.
+    /// Its id at home, which it has away, too. In a deputy 0 once it has ended.
     pub tid: i32,
     /// The channel's descriptor in this process; -1: none.
     pub fd: i32,

@@ -90,9 +90,19 @@ impl Home {
         if tid == deputy.tgid {
             self.deputies.retain(|_, other| other.tgid != tid);
             self.arriving.retain(|one| one.image.tgid != tid);
-            self.sender.send(&ToRemote::End { tgid: tid })?;
+            return Ok(self.sender.send(&ToRemote::End { tgid: tid })?);
         }
-        Ok(())
+        self.free_slot(Pid::from_raw(deputy.tgid), deputy.slot)
+    }
+
+    /// Another thread may have this slot of a deputy.
+    fn free_slot(&self, pid: Pid, slot: u32) -> Result<(), HomeError> {
+        let at = layout::slot(self.base, slot.into()) + core::mem::offset_of!(layout::Thread, tid) as u64;
+        match sys::write_memory(pid, at, &0_i32.to_le_bytes()) {
+            // It has become another program meanwhile, which has no slots.
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     /// The shim has met something that can be done at home only.
@@ -253,6 +263,9 @@ impl Home {
             // The copies of its parent's channels.
             let all = [self.first_fd, u64::from(u32::MAX), 0, 0, 0, 0];
             tracee.must_call(self.syscall, libc::SYS_close_range, all)?;
+            for sibling in self.deputies.values().filter(|one| one.tgid == parent_tgid) {
+                self.free_slot(tracee.tid, sibling.slot)?;
+            }
             let before = self.thread(tracee.tid, slot)?;
             (thread.bounce, thread.bounce_size) = (before.bounce, before.bounce_size);
         }
