@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -25,6 +25,7 @@ fn two_machines_become_members_and_stay() {
     one_lab_at_a_time(&lab);
     a_command_keeps_its_streams_and_status(&lab);
     members_reach_each_other(&lab);
+    a_process_moves_and_comes_home(&lab);
     a_node_costs_what_it_changed(&lab);
     another_nodes_root_is_refused(&lab);
     a_user_does_not_speak_for_his_node(&lab);
@@ -67,6 +68,38 @@ fn members_reach_each_other(lab: &Lab) {
     for (from, to) in [("n1", "n2"), ("n2", "n1")] {
         assert_eq!(lab.said(from, &format!("ssh -o BatchMode=yes {to} hostname")), to);
     }
+}
+
+/// By its own user, with the tool, between the agents that the nodes have booted with.
+fn a_process_moves_and_comes_home(lab: &Lab) {
+    let adder = "$| = 1; print qq($$\\n); while (<STDIN>) { $n += $_; print qq($n\\n) } exit 7";
+    let words = ["lab", "exec", "--user", "demo", "n1", "--", "perl", "-e", adder];
+    let mut program = lab.command(&words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = program.stdin.take().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let pid = lines.next().unwrap().unwrap();
+    let mut adds = |number: u32, sum: &str| {
+        writeln!(input, "{number}").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), sum);
+    };
+    let migrate = |words: &[&str]| {
+        let output = lab.tesela(&[&["lab", "exec", "--user", "demo", "n1", "--", "migrate"], words].concat());
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap().trim_end().to_owned())
+    };
+    adds(1, "1");
+    for round in 0..2 {
+        assert_eq!(migrate(&[&pid, "n2"]), (0, format!("{pid}: on n2, at home on n1")));
+        adds(10, &(11 + 20 * round).to_string());
+        let guests = lab.said("n2", "migrate --list");
+        assert!(guests.contains("guest") && guests.contains("n1") && guests.contains("perl"), "{guests}");
+        assert_eq!(migrate(&[&pid, "home"]), (0, format!("{pid}: at home (n1)")));
+        adds(10, &(21 + 20 * round).to_string());
+    }
+    let (status, why) = migrate(&["1", "n2"]);
+    assert!(status == 1 && why.contains("only root can move it"), "{why}");
+    drop(input);
+    assert_eq!(program.wait().unwrap().code(), Some(7));
 }
 
 /// A node's first boot costs the master less than 1 MB, apart from what the node itself logged.

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 use super::{Common, Failure, Outcome};
-use crate::lab::{self, Error, Firmware, Lab, Power};
+use crate::lab::{self, Error, Firmware, Kind, Lab, Power};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -54,33 +54,32 @@ pub(crate) enum Command {
     },
     /// Ends the lab: services, nodes and network.
     Down,
-}
-
-/// What a virtual node is.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Kind {
-    /// A virtual machine that boots over the network as a PC does.
-    Vm,
+    /// The first program of a node that is namespaces; `up` and `power` run it.
+    #[command(hide = true)]
+    RunNode {
+        /// Which node.
+        node: String,
+    },
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Up {
-    /// How many virtual nodes: the first of cluster.yaml that boot over the network.
+    /// How many nodes: the first of cluster.yaml that boot over the network.
     #[arg(long, default_value_t = 2, value_name = "N")]
     nodes: u8,
     /// How many further machines, which cluster.yaml does not know.
     #[arg(long, default_value_t = 0, value_name = "N")]
     unknown: u8,
-    /// What a virtual node is.
+    /// What the nodes are.
     #[arg(long, value_enum, default_value_t = Kind::Vm)]
     kind: Kind,
-    /// Firmware of the machines in turn, unknown ones behind the nodes.
+    /// Firmware of virtual machines in turn, unknown ones behind the nodes.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["bios", "uefi"])]
     firmware: Vec<Firmware>,
-    /// Memory of a node in MiB.
+    /// Memory of a virtual machine in MiB.
     #[arg(long, default_value_t = 768, value_name = "MIB")]
     memory: u32,
-    /// Processors of a node.
+    /// Processors of a virtual machine.
     #[arg(long, default_value_t = 1, value_name = "N")]
     cpus: u32,
 }
@@ -109,6 +108,7 @@ pub(crate) fn run(common: &Common, command: &Command) -> Outcome {
         Command::Console { node } => lab::console(&lab, node)?,
         Command::Power { node, switch } => lab::power(&lab, node, *switch)?,
         Command::Restart { kill } => lab::restart(&lab, &common.templates, *kill)?,
+        Command::RunNode { node } => lab::node::run(&lab, node)?,
         Command::Down => {
             let found = lab::down(&lab)?;
             println!("{}", if found { "The lab is down." } else { "No lab was up." });
@@ -118,13 +118,13 @@ pub(crate) fn run(common: &Common, command: &Command) -> Outcome {
 }
 
 fn up_and_tell(lab: &Lab, common: &Common, up: &Up) -> Result<(), Error> {
-    let Kind::Vm = up.kind;
     let default = Path::new(super::DEFAULT_CONFIG);
     lab::up(
         lab,
         &lab::UpOptions {
             config: (common.config != default).then(|| common.config.clone()),
             templates: common.templates.clone(),
+            kind: up.kind,
             nodes: up.nodes.into(),
             unknown: up.unknown.into(),
             firmware: up.firmware.clone(),

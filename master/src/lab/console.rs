@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
+use super::machine::{self, Hardware};
 use super::record::Record;
 use super::{Error, Lab};
 
@@ -17,7 +18,11 @@ const ESCAPE: u8 = 0x1d;
 /// Attaches to the console of `node` until the escape key, the end of the input, or the machine's end.
 pub fn attach(lab: &Lab, node: &str) -> Result<(), Error> {
     let record = Record::read(lab)?;
-    let directory = lab.machine_dir(&record.machine(lab, node)?.name);
+    let machine = record.machine(lab, node)?;
+    if let Hardware::Namespace(_) = machine.hardware {
+        return Err(Error::NoConsole { name: node.to_owned(), log: machine::log(lab, &machine.name) });
+    }
+    let directory = lab.machine_dir(&machine.name);
     let path = directory.join("console.sock");
     let console = UnixStream::connect(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Error::PoweredOff { name: node.to_owned() },

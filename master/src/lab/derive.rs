@@ -100,15 +100,15 @@ fn around_nodes(text: &str) -> (&str, &str) {
 mod tests {
     use super::*;
     use crate::cluster;
-    use crate::lab::machine::Firmware;
+    use crate::lab::machine::Hardware;
 
     const AULA: &str = include_str!("../../../configs/aula.yaml");
 
     fn machine(node: &str, last: u8) -> Machine {
         let mac = cluster::Mac([0x52, 0x54, 0, 0, 0, last]);
-        let (firmware, tap) = (Firmware::Bios, String::new());
-        let uuid = cluster::Uuid([1; 16]);
-        Machine { name: node.into(), known: true, mac, uuid, firmware, memory: 1, cpus: 1, tap }
+        let (uuid, port) = (cluster::Uuid([1; 16]), String::new());
+        let hardware = Hardware::Namespace("10.0.0.2/24".parse().unwrap());
+        Machine { name: node.into(), known: true, mac, uuid, port, hardware }
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //!
 //! `up` takes any cluster.yaml. It makes a namespace with a bridge that bears the name and address of
 //! the cluster's own interface, runs `tesela serve` inside it just as on a real master, and powers on
-//! one virtual machine for each of the first N nodes that boot over the network. Nothing of it reaches
-//! the networks of this machine. Further machines can be unknown to the cluster; a cluster with
-//! `dhcp: proxy` gets another DHCP server in a namespace beside.
+//! one machine for each of the first N nodes that boot over the network: a virtual machine, or
+//! namespaces of this one ([`node`]). Nothing of it reaches the networks of this machine. Further machines can be
+//! unknown to the cluster; a cluster with `dhcp: proxy` gets another DHCP server in a namespace beside.
 //!
-//! What belongs to a lab is found again by its namespaces: every process that `up` starts lives in one,
+//! What belongs to a lab is found again by its network namespaces: every process that `up` starts lives in one,
 //! and nothing else does. So `down` needs no record to be right, and cleans up after an `up` that died
 //! half way.
 //!
@@ -18,6 +18,7 @@ mod console;
 mod derive;
 mod machine;
 mod namespace;
+pub mod node;
 mod other;
 mod power;
 mod progress;
@@ -29,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 pub use access::{exec, ssh};
 pub use console::attach as console;
-pub use machine::Firmware;
+pub use machine::{Firmware, Kind};
 use namespace::Namespace;
 pub use power::{Power, power};
 pub use up::{UpOptions, down, restart, status, up};
@@ -84,10 +85,24 @@ impl Lab {
         Namespace::named(&format!("{}-dhcp", self.namespace_name()))
     }
 
+    /// The network of a node that is namespaces.
+    fn node_namespace(&self, machine: &str) -> Namespace {
+        Namespace::named(&format!("{}{machine}", self.node_prefix()))
+    }
+
+    /// No other lab's namespaces begin like this: their names go on with hexadecimal digits.
+    fn node_prefix(&self) -> String {
+        format!("{}-node-", self.namespace_name())
+    }
+
     /// Ends all processes of the lab and removes its networks; `true` if there was anything.
     fn clear(&self) -> Result<bool, Error> {
-        let other = self.other_namespace().remove()?;
-        Ok(self.namespace().remove()? || other)
+        let mut found = false;
+        for namespace in Namespace::all(&self.node_prefix())? {
+            found |= namespace.remove()?;
+        }
+        found |= self.other_namespace().remove()?;
+        Ok(self.namespace().remove()? || found)
     }
 
     fn namespace_name(&self) -> String {
@@ -133,7 +148,13 @@ pub enum Error {
     MasterEnded { status: String, log: PathBuf, tail: String },
     #[error("the lab's master does not answer at {}: {reason}", .socket.display())]
     MasterSilent { socket: PathBuf, reason: String },
-    #[error("QEMU of {name} ended ({status}): {said}")]
+    #[error("{name} has no console, for it is namespaces; what its first program says is in {}", .log.display())]
+    NoConsole { name: String, log: PathBuf },
+    #[error("{0} cannot be a node made of namespaces: {1}")]
+    NotInNamespaces(String, &'static str),
+    #[error("{name}: {source}")]
+    Boot { name: String, source: node::BootError },
+    #[error("{name} ended ({status}): {said}")]
     MachineEnded { name: String, status: String, said: String },
     #[error("not all nodes became members:\n{0}")]
     Stuck(String),

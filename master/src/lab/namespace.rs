@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Error;
+use crate::cluster::Mac;
 
+/// Where `ip netns` keeps the names.
+const FOLDER: &str = "/run/netns";
 /// How long processes get to end by themselves before they are killed.
 const GRACE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
@@ -27,8 +31,20 @@ impl Namespace {
         Self { name: name.to_owned() }
     }
 
+    /// All those whose names begin like this.
+    pub fn all(prefix: &str) -> Result<Vec<Self>, Error> {
+        let folder = Path::new(FOLDER);
+        let entries = match fs::read_dir(folder) {
+            // Nobody has named one since this machine was started.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::io("read", folder))?,
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter(|name| name.starts_with(prefix)).map(|name| Self { name }).collect())
+    }
+
     pub fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
+        Path::new(FOLDER).join(&self.name)
     }
 
     pub fn exists(&self) -> bool {
@@ -51,18 +67,31 @@ impl Namespace {
         ip(&["-n", &self.name, "-batch", "-"], &batch)
     }
 
-    /// Makes it as the place of one host: its `eth0` has `address` and leads to a port of `bridge` in `other`.
-    pub fn create_behind(&self, other: &Self, bridge: &str, address: &str) -> Result<(), Error> {
+    /// Makes it as the place of one host: its `eth0` has `address` and leads to the port `port` of `bridge` in
+    /// `other`.
+    pub fn create_behind(
+        &self,
+        other: &Self,
+        (bridge, port): (&str, &str),
+        mac: Option<Mac>,
+        address: Ipv4Net,
+    ) -> Result<(), Error> {
         ip(&["netns", "add", &self.name], "")?;
+        let mac = mac.map(|mac| format!("address {mac}")).unwrap_or_default();
         let end = format!(
             "link set lo up\n\
-             link add eth0 type veth peer name port0 netns {}\n\
+             link add eth0 {mac} type veth peer name {port} netns {}\n\
              addr add {address} broadcast + dev eth0\n\
              link set eth0 up\n",
             other.name
         );
         ip(&["-n", &self.name, "-batch", "-"], &end)?;
-        ip(&["-n", &other.name, "-batch", "-"], &format!("link set port0 master {bridge} up\n"))
+        ip(&["-n", &other.name, "-batch", "-"], &format!("link set {port} master {bridge} up\n"))
+    }
+
+    /// Sends what has no nearer way to this router.
+    pub fn route_by(&self, router: Ipv4Addr) -> Result<(), Error> {
+        ip(&["-n", &self.name, "route", "add", "default", "via", &router.to_string()], "")
     }
 
     /// A command that runs `program` inside, in a session of its own so that no terminal's end reaches it.
@@ -106,9 +135,14 @@ impl Namespace {
         if !self.exists() {
             return Ok(false);
         }
-        self.end_those(Signal::SIGTERM, |_| true)?;
+        self.end_all(Signal::SIGTERM)?;
         ip(&["netns", "delete", &self.name], "")?;
         Ok(true)
+    }
+
+    /// Ends every process in it.
+    pub fn end_all(&self, signal: Signal) -> Result<(), Error> {
+        self.end_those(signal, |_| true)
     }
 
     /// Ends the processes in it that run `program`.

@@ -7,6 +7,8 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use ipnet::Ipv4Net;
+
 use super::namespace::Namespace;
 use super::{Error, Lab};
 use crate::cluster::Master;
@@ -19,8 +21,8 @@ const LOOKED_AT: usize = 1024;
 pub fn start(lab: &Lab, namespace: &Namespace, bridge: &str, master: &Master) -> Result<(), Error> {
     let plan = Plan::of(master).ok_or_else(|| Error::NoRoom { network: master.address.trunc() })?;
     let own = lab.other_namespace();
-    let address = format!("{}/{}", plan.server, master.address.prefix_len());
-    own.create_behind(namespace, bridge, &address)?;
+    let address = Ipv4Net::new_assert(plan.server, master.address.prefix_len());
+    own.create_behind(namespace, (bridge, "dhcp0"), None, address)?;
     let mut command = own.command(DNSMASQ);
     command.args(["--conf-file=/dev/null", "--port=0", "--leasefile-ro", "--no-ping", "--pid-file"]);
     // It goes into the background once it serves, and says before what stands against it.

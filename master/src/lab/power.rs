@@ -1,11 +1,13 @@
-//! The power switch of a virtual machine, by QEMU's machine protocol (QMP).
+//! The power switch of a machine: of a virtual one by QEMU's machine protocol (QMP).
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::sys::signal::Signal;
 
+use super::machine::{Hardware, Machine};
 use super::record::Record;
 use super::{Error, Lab};
 
@@ -24,17 +26,29 @@ pub enum Power {
 pub fn power(lab: &Lab, node: &str, power: Power) -> Result<(), Error> {
     let record = Record::read(lab)?;
     let machine = record.machine(lab, node)?;
-    match power {
-        Power::Off => qmp(lab, &machine.name, "quit"),
-        Power::Reset => qmp(lab, &machine.name, "system_reset"),
-        Power::On if is_on(lab, &machine.name) => Err(Error::PoweredOn { name: node.to_owned() }),
-        Power::On => machine.start(lab, &lab.namespace(), record.accelerator).map(|_child| ()),
+    match (&machine.hardware, power) {
+        (Hardware::Vm(_), Power::Off) => qmp(lab, &machine.name, "quit"),
+        (Hardware::Vm(_), Power::Reset) => qmp(lab, &machine.name, "system_reset"),
+        (_, Power::On) if is_on(lab, machine) => Err(Error::PoweredOn { name: node.to_owned() }),
+        (_, Power::On) => machine.start(lab).map(|_child| ()),
+        (Hardware::Namespace(_), _) if !is_on(lab, machine) => {
+            Err(Error::PoweredOff { name: node.to_owned() })
+        }
+        (Hardware::Namespace(_), Power::Off | Power::Reset) => {
+            lab.node_namespace(&machine.name).end_all(Signal::SIGKILL)?;
+            if power == Power::Reset { machine.start(lab).map(|_child| ()) } else { Ok(()) }
+        }
     }
 }
 
-/// Whether the machine's QEMU runs.
-pub fn is_on(lab: &Lab, machine: &str) -> bool {
-    UnixStream::connect(lab.machine_dir(machine).join("qmp.sock")).is_ok()
+/// Whether the machine is on.
+pub fn is_on(lab: &Lab, machine: &Machine) -> bool {
+    match &machine.hardware {
+        Hardware::Vm(_) => UnixStream::connect(lab.machine_dir(&machine.name).join("qmp.sock")).is_ok(),
+        Hardware::Namespace(_) => {
+            lab.node_namespace(&machine.name).processes().is_ok_and(|processes| !processes.is_empty())
+        }
+    }
 }
 
 fn qmp(lab: &Lab, machine: &str, command: &str) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::machine::{Machine, qemu_log};
+use super::machine::{self, Hardware, Machine};
 use super::{Error, Lab};
 use crate::cluster::{Mac, Unknown};
 use crate::inventory::{self, Stage, Timestamp};
@@ -81,7 +81,7 @@ pub fn until_members(lab: &Lab, started: &mut Started) -> Result<(), Error> {
             return Err(master_ended(lab, &status.to_string()));
         }
         for (machine, child) in &mut started.machines {
-            let said = qemu_log(lab, &machine.name);
+            let said = machine::log(lab, &machine.name);
             if let Some(status) = child.try_wait().map_err(Error::io("wait for", &said))? {
                 let (name, status) = (machine.name.clone(), status.to_string());
                 return Err(Error::MachineEnded { name, status, said: tail(&said, TAIL_LINES) });
@@ -170,7 +170,7 @@ impl Board {
                 let bar = bars.as_ref().map(|bars| {
                     let bar = bars.add(ProgressBar::new(Stage::Member as u64));
                     bar.set_style(style());
-                    bar.set_prefix(format!("{} ({})", machine.name, machine.firmware.name()));
+                    bar.set_prefix(format!("{} ({})", machine.name, machine.firmware()));
                     bar.set_message(Stage::Powered.name());
                     bar.enable_steady_tick(POLL);
                     bar
@@ -225,7 +225,10 @@ impl Board {
             let state = if registered { REGISTERED } else { row.stage.name() };
             let _infallible = write!(text, "  {}: {state}", row.machine.name);
             if !row.arrived {
-                let log = lab.machine_dir(&row.machine.name).join("console.log");
+                let log = match &row.machine.hardware {
+                    Hardware::Vm(_) => lab.machine_dir(&row.machine.name).join("console.log"),
+                    Hardware::Namespace(_) => machine::log(lab, &row.machine.name),
+                };
                 let _infallible = write!(text, " for {} s", row.since.elapsed().as_secs());
                 if let Some(failure) = &row.failure {
                     let _infallible = write!(text, ": {failure}");

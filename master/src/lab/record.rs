@@ -4,7 +4,6 @@ use std::fs::{self, File, TryLockError};
 
 use serde::{Deserialize, Serialize};
 
-use super::accel::Accelerator;
 use super::machine::Machine;
 use super::progress::View;
 use super::{Error, Lab};
@@ -12,9 +11,7 @@ use super::{Error, Lab};
 /// The lab as `up` made it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// How QEMU runs the guests.
-    pub accelerator: Accelerator,
-    /// The virtual machines, in the order of the cluster's nodes; unknown ones behind them.
+    /// The machines, in the order of the cluster's nodes; unknown ones behind them.
     pub machines: Vec<Machine>,
 }
 
@@ -40,16 +37,22 @@ impl Record {
         fs::write(&path, text).map_err(Error::io("write", &path))
     }
 
+    /// The machine of this name.
+    pub fn machine_named(&self, name: &str) -> Result<&Machine, Error> {
+        self.machines.iter().find(|machine| machine.name == name).ok_or_else(|| Error::UnknownNode {
+            name: name.to_owned(),
+            known: self.machines.iter().map(|machine| machine.name.clone()).collect(),
+        })
+    }
+
     /// The machine of this name, or the one that has become the node of this name since.
     pub fn machine(&self, lab: &Lab, name: &str) -> Result<&Machine, Error> {
         if let Some(found) = self.machines.iter().find(|machine| machine.name == name) {
             return Ok(found);
         }
         let became = View::of(lab)?.mac_of(name);
-        self.machines.iter().find(|machine| Some(machine.mac) == became).ok_or_else(|| Error::UnknownNode {
-            name: name.to_owned(),
-            known: self.machines.iter().map(|machine| machine.name.clone()).collect(),
-        })
+        let found = self.machines.iter().find(|machine| Some(machine.mac) == became);
+        found.map_or_else(|| self.machine_named(name), Ok)
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::machine::{Firmware, Machine, check_installed};
+use super::machine::{Firmware, Hardware, Kind, Machine, Vm, check_installed};
 use super::progress::{self, Started, View};
 use super::record::{Busy, Record};
-use super::{Error, Lab, accel, access, derive, other, power};
+use super::{Error, Lab, accel, access, derive, node, other, power};
 use crate::cluster::{self, Cluster, DhcpMode, Mac, Node, Unknown, Uuid};
 use crate::web::client;
 
@@ -29,11 +29,13 @@ pub struct UpOptions {
     pub config: Option<PathBuf>,
     /// Overrides of the shipped templates.
     pub templates: PathBuf,
-    /// How many virtual nodes.
+    /// What the nodes are.
+    pub kind: Kind,
+    /// How many.
     pub nodes: usize,
     /// How many further machines, which the cluster does not know.
     pub unknown: usize,
-    /// Their firmware: node by node, and from the first again.
+    /// Firmware of virtual machines: node by node, and from the first again.
     pub firmware: Vec<Firmware>,
     /// Memory of each in MiB.
     pub memory: u32,
@@ -55,7 +57,6 @@ pub fn up(lab: &Lab, options: &UpOptions) -> Result<(), Error> {
     }
     lab.clear()?;
     let (cluster, machines) = prepare(lab, options)?;
-    check_installed(&options.firmware, cluster.master.dhcp)?;
     build_images(lab, &cluster, &machines)?;
     let started = start(lab, options, &cluster, machines);
     let watched = started.and_then(|mut started| match progress::until_members(lab, &mut started) {
@@ -103,8 +104,8 @@ pub fn status(lab: &Lab) -> Result<Vec<[String; 5]>, Error> {
         let unheard = if view.seen(machine).is_some() { "unknown" } else { "powered" };
         [
             seen.map_or_else(|| machine.name.clone(), |seen| seen.name.clone()),
-            machine.firmware.name().to_owned(),
-            if power::is_on(lab, &machine.name) { "on" } else { "off" }.to_owned(),
+            machine.firmware().to_owned(),
+            if power::is_on(lab, machine) { "on" } else { "off" }.to_owned(),
             state.map_or_else(|| unheard.to_owned(), |state| state.stage.to_string()),
             seen.and_then(|seen| seen.address).map_or_else(|| "-".to_owned(), |address| address.to_string()),
         ]
@@ -119,6 +120,14 @@ fn prepare(lab: &Lab, options: &UpOptions) -> Result<(Cluster, Vec<Machine>), Er
         None => (DEFAULT_CONFIG.to_owned(), PathBuf::from("configs/lab.yaml")),
     };
     let given = parse(&text, &file)?;
+    check_installed(options.kind, &options.firmware, given.master.dhcp)?;
+    let accelerator = match options.kind {
+        Kind::Vm => Some(accel::choose(&lab.state)?),
+        Kind::Namespace => {
+            node::check(&given, options.unknown)?;
+            None
+        }
+    };
     let nodes = derive::network_nodes(&given);
     if nodes.len() < options.nodes {
         return Err(Error::TooFewNodes { wanted: options.nodes, network: nodes.len(), file });
@@ -130,35 +139,33 @@ fn prepare(lab: &Lab, options: &UpOptions) -> Result<(Cluster, Vec<Machine>), Er
         .map(|[high, low]| Mac([0x52, 0x54, 0, 0x7e, high, low]))
         .filter(|mac| !taken.contains(mac));
     let mut machines = Vec::new();
-    for node in nodes.iter().take(options.nodes) {
-        let mac = node.mac.as_ref().map(|mac| mac.value).or_else(|| free.next());
-        machines.extend(mac.map(|mac| {
-            let uuid = node.uuid.as_ref().map_or_else(|| uuid_of(mac), |uuid| uuid.value);
-            machine(&node.name, true, mac, uuid, machines.len(), options)
-        }));
+    let vm = |index: usize, accelerator| {
+        let firmware = options.firmware[index % options.firmware.len()];
+        Hardware::Vm(Vm { accelerator, firmware, memory: options.memory, cpus: options.cpus })
+    };
+    for (index, node) in nodes.iter().take(options.nodes).enumerate() {
+        let Some(mac) = node.mac.as_ref().map(|mac| mac.value).or_else(|| free.next()) else { break };
+        let hardware = match accelerator {
+            Some(accelerator) => vm(index, accelerator),
+            None => Hardware::Namespace(node::address(&given, node)?),
+        };
+        let uuid = node.uuid.as_ref().map_or_else(|| uuid_of(mac), |uuid| uuid.value);
+        let port = format!("port{index}");
+        machines.push(Machine { name: node.name.clone(), known: true, mac, uuid, port, hardware });
     }
     let names = (1..).map(|number| format!("unknown{number}")).filter(|name| given.node(name).is_none());
-    for (name, mac) in names.zip(free).take(options.unknown) {
-        machines.push(machine(&name, false, mac, uuid_of(mac), machines.len(), options));
+    let unknown =
+        accelerator.into_iter().flat_map(|accelerator| std::iter::repeat_n(accelerator, options.unknown));
+    for ((name, mac), accelerator) in names.zip(free).zip(unknown) {
+        let (index, uuid) = (machines.len(), uuid_of(mac));
+        let (port, hardware) = (format!("port{index}"), vm(index, accelerator));
+        machines.push(Machine { name, known: false, mac, uuid, port, hardware });
     }
     let derived = derive::derive(&text, &given, &machines);
     let path = lab.config();
     let cluster = parse(&derived, &path)?;
     fs::write(&path, derived).map_err(Error::io("write", &path))?;
     Ok((cluster, machines))
-}
-
-fn machine(name: &str, known: bool, mac: Mac, uuid: Uuid, index: usize, options: &UpOptions) -> Machine {
-    Machine {
-        name: name.to_owned(),
-        known,
-        mac,
-        uuid,
-        firmware: options.firmware[index % options.firmware.len()],
-        memory: options.memory,
-        cpus: options.cpus,
-        tap: format!("tap{index}"),
-    }
 }
 
 /// The same for a machine at every `up`, so that a master that knows machines by it knows them again.
@@ -168,7 +175,7 @@ fn uuid_of(mac: Mac) -> Uuid {
     Uuid(bytes)
 }
 
-fn parse(text: &str, file: &Path) -> Result<Cluster, Error> {
+pub(super) fn parse(text: &str, file: &Path) -> Result<Cluster, Error> {
     cluster::parse(text, &file.display().to_string()).map_err(|problems| Error::Cluster(problems.to_string()))
 }
 
@@ -191,7 +198,7 @@ fn build_images(lab: &Lab, cluster: &Cluster, machines: &[Machine]) -> Result<()
     if status.success() { Ok(()) } else { Err(Error::Image { status }) }
 }
 
-fn own_program() -> Result<PathBuf, Error> {
+pub(super) fn own_program() -> Result<PathBuf, Error> {
     std::env::current_exe().map_err(Error::io("find", Path::new("/proc/self/exe")))
 }
 
@@ -209,12 +216,17 @@ fn start(
     cluster: &Cluster,
     machines: Vec<Machine>,
 ) -> Result<Started, Error> {
-    let accelerator = accel::choose(&lab.state)?;
-    let record = Record { accelerator, machines };
+    let record = Record { machines };
     record.write(lab)?;
     let namespace = lab.namespace();
-    let taps: Vec<String> = record.machines.iter().map(|machine| machine.tap.clone()).collect();
+    let vms = record.machines.iter().filter(|machine| matches!(machine.hardware, Hardware::Vm(_)));
+    let taps: Vec<String> = vms.map(|machine| machine.port.clone()).collect();
     namespace.create(&cluster.master.interface, cluster.master.address, &taps)?;
+    for machine in &record.machines {
+        if let Hardware::Namespace(address) = machine.hardware {
+            node::plug_in(lab, &cluster.master, machine, address)?;
+        }
+    }
     if cluster.master.dhcp == DhcpMode::Proxy {
         other::start(lab, &namespace, &cluster.master.interface, &cluster.master)?;
     }
@@ -223,7 +235,7 @@ fn start(
     let mut master = start_master(lab, &options.templates)?;
     await_master(lab, &mut master)?;
     eprintln!(
-        "The master serves {} ({}); {} machines are powered on ({accelerator}).",
+        "The master serves {} ({}); {} machines are powered on.",
         cluster.name,
         cluster.master.address,
         record.machines.len()
@@ -236,7 +248,7 @@ fn start(
             if directory.exists() {
                 fs::remove_dir_all(&directory).map_err(Error::io("remove", &directory))?;
             }
-            machine.start(lab, &namespace, accelerator).map(|child| (machine, child))
+            machine.start(lab).map(|child| (machine, child))
         })
         .collect::<Result<_, _>>()?;
     Ok(Started { master, machines, unknown: cluster.master.unknown })

@@ -1,0 +1,94 @@
+//! Nodes that are namespaces of this machine, one of them with another C library at the same path: real
+//! programs move between them by the tool `migrate`, and never know.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::collections::HashSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tesela_tests::lab::Lab;
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+
+#[test]
+fn programs_move_between_nodes_that_share_nothing_but_the_wire() {
+    let lab = Lab::up(&["--kind", "namespace", "--nodes", "3"]);
+    nothing_is_shared(&lab);
+    gzip_and_awk_move(&lab);
+    who_loses_the_node_ends(&lab);
+}
+
+fn nothing_is_shared(lab: &Lab) {
+    for kind in ["net", "pid", "mnt", "uts", "ipc", "cgroup"] {
+        let own = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        let theirs = NODES.map(|node| lab.said(node, &format!("readlink /proc/1/ns/{kind}")));
+        let all: HashSet<&str> = theirs.iter().map(String::as_str).chain(own.to_str()).collect();
+        assert_eq!(all.len(), 4, "{kind}: {all:?}");
+    }
+    for node in NODES {
+        assert_eq!(lab.said(node, "hostname"), node);
+        lab.said(node, "echo $(hostname) > /var/tmp/mine; echo $(hostname) > /dev/shm/mine");
+    }
+    for node in NODES {
+        assert_eq!(lab.said(node, "cat /var/tmp/mine /dev/shm/mine"), format!("{node}\n{node}"));
+        let host = std::env::current_exe().unwrap();
+        lab.said(node, &format!("! test -e {}", host.display()));
+    }
+    let libc = |node| lab.said(node, "sha256sum /lib/x86_64-linux-gnu/libc.so.6");
+    assert_eq!(libc("n1"), libc("n2"));
+    assert_ne!(libc("n1"), libc("n3"), "another C library at the same path");
+}
+
+/// What runs as the lab's ordinary user.
+fn said_to(lab: &Lab, script: &str) -> String {
+    let output = lab.tesela(&["lab", "exec", "--user", "demo", "n1", "--", "sh", "-c", script]);
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success(), "`{script}` ended with {}: {out}{err}", output.status);
+    out
+}
+
+/// Each runs unmoved, and then by way of both other nodes; it has no end of its input before it has moved.
+fn gzip_and_awk_move(lab: &Lab) {
+    for (program, input, status) in [
+        ("gzip -9 -n -c", "cat /usr/lib/x86_64-linux-gnu/*.so* | head -c 30000000", 0),
+        ("awk '{ s += $1 * $1 % 7 } END { print s, NR; exit 3 }'", "seq 3000000", 3),
+    ] {
+        let script = format!(
+            "rm -f in; mkfifo in; {input} > data; {program} < data > unmoved
+             exec 3<>in; {program} < in > moved 3>&- & pid=$!
+             head -c -1000 data >&3 & feeder=$!
+             for to in n2 home n3 n2 10.77.0.13 home; do migrate $pid $to || exit 1; done
+             wait $feeder; tail -c 1000 data >&3; exec 3>&-
+             wait $pid; echo status $?; cmp unmoved moved && echo same"
+        );
+        let said = said_to(lab, &script);
+        let (moves, end) = said.split_at(said.find("status").unwrap());
+        let places: Vec<&str> = moves.lines().map(|line| line.split_once(": ").unwrap().1).collect();
+        let expected = ["n2", "home", "n3", "n2", "n3", "home"].map(|node| match node {
+            "home" => "at home (n1)".to_owned(),
+            node => format!("on {node}, at home on n1"),
+        });
+        assert_eq!(places, expected, "{program}");
+        assert_eq!(end, format!("status {status}\nsame\n"), "{program}");
+    }
+}
+
+/// The power of its node is cut: its parent sees that it was killed, and the node can come back.
+fn who_loses_the_node_ends(lab: &Lab) {
+    let mut program = lab.on("n1", "awk 'BEGIN { for (;;) ; }' & echo $!; wait $!; echo status $?");
+    let mut program = program.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let pid = lines.next().unwrap().unwrap();
+    assert_eq!(lab.said("n1", &format!("migrate {pid} n2")), format!("{pid}: on n2, at home on n1"));
+    assert!(lab.tesela(&["lab", "power", "n2", "off"]).status.success());
+    assert_eq!(lines.next().unwrap().unwrap(), "status 137");
+    assert!(program.wait().unwrap().success());
+    assert!(lab.tesela(&["lab", "power", "n2", "on"]).status.success());
+    lab.wait("n2 is a member again", Duration::from_secs(60), || {
+        lab.on("n1", "ssh -o BatchMode=yes n2 true").output().unwrap().status.success()
+            && lab.stage("n2") == "member"
+    });
+    assert_eq!(lab.said("n2", "migrate --list"), "nothing is away, and nothing is here from elsewhere");
+}
