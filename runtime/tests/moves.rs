@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -117,10 +118,14 @@ impl Node {
         while !self.log.recv_timeout(PATIENCE).unwrap().contains(what) {}
     }
 
-    /// Runs the tool as a user. Exit status, standard output, standard error.
+    /// Runs `migrate` as a user. Exit status, standard output, standard error.
     fn migrate(&self, user: u32, words: &[&str]) -> (i32, String, String) {
+        self.tool("migrate", user, words)
+    }
+
+    fn tool(&self, tool: &str, user: u32, words: &[&str]) -> (i32, String, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_tesela-tools"))
-            .arg("migrate")
+            .arg(tool)
             .arg("--socket")
             .arg(self.directory.join("agent.sock"))
             .args(words)
@@ -174,14 +179,19 @@ fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 77, number)
 }
 
+/// One at a time: they call their nodes by the same names, and see the same processes.
+static ONE: Mutex<()> = Mutex::new(());
+
 struct Cluster {
     directory: tempfile::TempDir,
     port: u16,
     ca: Ca,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
     fn new() -> Self {
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir().unwrap();
         // The users of the test reach the agents' sockets.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -191,7 +201,7 @@ impl Cluster {
         fs::write(directory.path().join("peers.json"), Value::from(peers).to_string()).unwrap();
         // Free at one address of the loopback, and at all those that nobody else uses.
         let port = TcpListener::bind((address(1), 0)).unwrap().local_addr().unwrap().port();
-        Cluster { directory, port, ca: Ca::new("aula") }
+        Cluster { directory, port, ca: Ca::new("aula"), _alone: alone }
     }
 
     fn node(&self, number: u8) -> Node {
@@ -285,6 +295,74 @@ fn a_program_moves_by_the_tool_and_comes_home() {
     three.done(USER, &["--list"], "nothing is away, and nothing is here from elsewhere");
     adder.ends(36);
     one.refused(0, &[&pid, "n2"], 1, "there is no process");
+}
+
+/// As root of a node, for all that is away or here.
+#[test]
+fn all_come_home_and_a_node_lets_none_in() {
+    let cluster = Cluster::new();
+    let [one, two, three] = [1, 2, 3].map(|number| cluster.node(number));
+    let mut adders: Vec<Adder> = (0..3).map(|_| Adder::start(USER)).collect();
+    let pids: Vec<String> = adders.iter().map(Adder::pid).collect();
+    let send = |node: usize, to: &str| {
+        one.done(USER, &[&pids[node], to], &format!("{}: on {to}, at home on n1", pids[node]))
+    };
+    for adder in &mut adders {
+        adder.adds(1, 1, USER);
+    }
+    let shown = |pid: &str| -> Value {
+        serde_json::from_str(&one.migrate(USER, &["--show", pid, "--json"]).1).unwrap()
+    };
+    let is = |pid: &str, place: &str, nmigs: u32, lock: bool| {
+        let number: i32 = pid.parse().unwrap();
+        json!({"type": "shown", "pid": number, "where": place, "home": "n1", "goto": null, "nmigs": nmigs,
+               "lock": lock, "cantmove": if lock && place == "n1" { json!("user_lock") } else { Value::Null }})
+    };
+    for (process, to) in [(0, "n2"), (1, "n2"), (2, "n3"), (2, "n2")] {
+        send(process, to);
+    }
+    assert_eq!(shown(&pids[2]), is(&pids[2], "n2", 2, false));
+
+    let verb = |node: &Node, user: u32, verb: &str| node.tool("mosctl", user, &[verb]);
+    let done = |text: &str| (0, text.to_owned(), String::new());
+    for node in [&one, &two] {
+        for word in ["bring", "expel", "block"] {
+            let refused = verb(node, USER, word);
+            assert!(refused.0 == 1 && refused.2.contains(&format!("only root can {word}")), "{refused:?}");
+        }
+    }
+    // The guests' node wants to be rid of them; their home fetches them.
+    assert_eq!(verb(&two, 0, "expel"), done("3 processes came home"));
+    two.no_guests();
+    for adder in &mut adders {
+        adder.adds(1, 2, USER);
+    }
+    one.refused(USER, &[&pids[0], "n2"], 1, "n2 lets no guests in");
+    assert_eq!(verb(&two, 0, "expel"), done("0 processes came home"));
+    assert_eq!(verb(&two, 0, "noblock"), done(""));
+    send(0, "n2");
+    send(1, "n3");
+    assert_eq!(verb(&one, 0, "bring"), done("2 processes came home"));
+    assert_eq!(one.list()["away"], json!([]));
+    three.no_guests();
+
+    // What is locked stays; what is away already may come home.
+    send(1, "n3");
+    for pid in &pids[..2] {
+        one.refused(ANOTHER, &["--lock", pid], 1, "is another user's");
+        one.done(USER, &["--lock", pid], "");
+    }
+    one.refused(USER, &[&pids[0], "n2"], 1, "stays at home: user_lock");
+    one.refused(0, &[&pids[1], "n2"], 1, "stays at home: user_lock");
+    assert_eq!(shown(&pids[0]), is(&pids[0], "n1", 2, true));
+    assert_eq!(shown(&pids[1]), is(&pids[1], "n3", 3, true));
+    one.done(USER, &[&pids[1], "home"], &format!("{}: at home (n1)", pids[1]));
+    one.done(USER, &["--unlock", &pids[0]], "");
+    send(0, "n2");
+    for mut adder in adders {
+        adder.adds(1, 3, USER);
+        adder.ends(3);
+    }
 }
 
 #[test]

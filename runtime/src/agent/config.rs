@@ -92,6 +92,28 @@ impl Config {
         self.keys.join("agent.sock")
     }
 
+    /// Where it is written down that no guests are let in: in memory, so until the node boots again.
+    fn block(&self) -> PathBuf {
+        self.keys.join("block")
+    }
+
+    /// Whether no guests are let in.
+    pub fn is_blocked(&self) -> bool {
+        self.block().exists()
+    }
+
+    /// Lets no guests in, or lets them in again.
+    ///
+    /// # Errors
+    /// Those of writing it down.
+    pub fn set_blocked(&self, blocked: bool) -> io::Result<()> {
+        match (blocked, fs::remove_file(self.block())) {
+            (true, _) => fs::write(self.block(), ""),
+            (false, Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            (false, _) => Ok(()),
+        }
+    }
+
     /// The nodes of the cluster, as they are now.
     ///
     /// # Errors

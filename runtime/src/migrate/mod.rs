@@ -52,6 +52,15 @@ pub const AWAY: &str = "away";
 /// The beginning of that line where it stays at home; the reason follows.
 pub const STAYS: &str = "stays: ";
 
+/// Why a process would not leave, as far as can be told before it is stopped; by openMosix's name where it
+/// had one.
+///
+/// # Errors
+/// Those of /proc: it has ended.
+pub fn cantmove(pid: Pid) -> io::Result<Option<&'static str>> {
+    Ok(freeze::movable(&look::maps(pid)?).err())
+}
+
 /// Tells the agent what has become of the move.
 fn tell(line: &str) {
     let mut out = io::stdout().lock();

@@ -1,21 +1,22 @@
-//! `migrate PID NODE|home`: moves a process, and says where it is then.
+//! `migrate PID NODE|home`: moves a process, and says where it is then; and what else is known of one.
 
 use std::fmt::Write as _;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::Ended;
-use crate::wire::local::{self, Answer, Moved, Request, SOCKET};
+use super::{Ended, ask, other, wants_help};
+use crate::wire::local::{Answer, Moved, Request, SOCKET, Shown};
 
 const USAGE: &str = "\
 usage: migrate [--socket PATH] PID NODE|home
-       migrate [--socket PATH] --where PID
-       migrate [--socket PATH] --list [--json]
+       migrate [--socket PATH] --where|--show|--lock|--unlock PID
+       migrate [--socket PATH] --list
 Moves a process to a node, known by its name, number or address, or home again.
 Root moves any process, a user his own.
   --where PID    only say where the process is
+  --show PID     all that is known of it: where, home, goto, nmigs, lock, cantmove
+  --lock PID     keep it from being sent to another node; --unlock lifts that
   --list         what is away from this node, and what is here from others
-  --json         the list as JSON
+  --json         the answer as JSON
   --socket PATH  the socket of the agent, if not /run/tesela/agent.sock
 Exit status: 0 done, 1 not done, 2 wrong usage.";
 
@@ -23,56 +24,69 @@ struct Words {
     socket: PathBuf,
     request: Request,
     json: bool,
+    /// The place is wanted, and nothing more.
+    place: bool,
 }
 
 /// The tool.
 pub fn run(words: &[String]) -> Ended {
-    if words.iter().any(|word| word == "--help" || word == "-h") {
+    if wants_help(words) {
         return Ended::Done(USAGE.to_owned());
     }
     let words = match parse(words) {
         Ok(words) => words,
         Err(problem) => return Ended::Usage(format!("{problem}\n{USAGE}")),
     };
-    match local::ask(&words.socket, &words.request) {
-        Ok(Answer::Failed { reason }) => Ended::Failed(reason),
-        Ok(answer) if words.json => match serde_json::to_string(&answer) {
+    let answer = match ask(&words.socket, &words.request) {
+        Ok(answer) => answer,
+        Err(ended) => return ended,
+    };
+    if words.json {
+        return match serde_json::to_string(&answer) {
             Ok(text) => Ended::Done(text),
             Err(error) => Ended::Failed(error.to_string()),
-        },
-        Ok(Answer::At { pid, node, home }) => Ended::Done(place(pid, &node, &home)),
-        Ok(Answer::Listed { away, guests }) => Ended::Done(table(&away, &guests)),
-        Err(error) => Ended::Failed(unreachable_agent(&words.socket, &error)),
+        };
+    }
+    match answer {
+        Answer::At { pid, node, home } => Ended::Done(place(pid, &node, &home)),
+        Answer::Shown(shown) if words.place => Ended::Done(place(shown.pid, &shown.place, &shown.home)),
+        Answer::Shown(shown) => Ended::Done(told(&shown)),
+        Answer::Listed { away, guests } => Ended::Done(table(&away, &guests)),
+        answer => other(&answer),
     }
 }
 
 fn parse(words: &[String]) -> Result<Words, String> {
-    let (mut socket, mut json, mut list, mut ask_where) = (PathBuf::from(SOCKET), false, false, None);
+    let (mut socket, mut json, mut option) = (PathBuf::from(SOCKET), false, None);
     let mut plain = Vec::new();
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--socket" => socket = words.next().ok_or("--socket wants a path")?.into(),
-            "--where" => ask_where = Some(pid(words.next().ok_or("--where wants a PID")?)?),
-            "--list" => list = true,
             "--json" => json = true,
+            "--where" | "--show" | "--lock" | "--unlock" | "--list" => {
+                if let Some(other) = option.replace(word.as_str()) {
+                    return Err(format!("{other} and {word} do not go together"));
+                }
+            }
             option if option.starts_with('-') && option.parse::<i64>().is_err() => {
                 return Err(format!("there is no option {option}"));
             }
             _ => plain.push(word),
         }
     }
-    let request = match (&plain[..], ask_where, list) {
-        ([process, node], None, false) => Request::Migrate { pid: pid(process)?, to: (*node).clone() },
-        ([], Some(pid), false) => Request::Where { pid },
-        ([], None, true) => Request::List {},
-        ([_], None, false) => return Err("where to? A node, or home".to_owned()),
-        _ => return Err("a PID and a node are due, or home, or one of --where and --list".to_owned()),
+    let request = match (&plain[..], option) {
+        ([process, node], None) => Request::Migrate { pid: pid(process)?, to: (*node).clone() },
+        ([_], None) => return Err("where to? A node, or home".to_owned()),
+        ([process], Some("--where" | "--show")) => Request::Show { pid: pid(process)? },
+        ([process], Some(word @ ("--lock" | "--unlock"))) => {
+            Request::Lock { pid: pid(process)?, locked: word == "--lock" }
+        }
+        ([], Some("--list")) => Request::List {},
+        ([], Some(word)) => return Err(format!("{word} wants a PID")),
+        _ => return Err("a PID and a node are due, or home, or one of the options".to_owned()),
     };
-    if json && request != (Request::List {}) {
-        return Err("--json goes with --list".to_owned());
-    }
-    Ok(Words { socket, request, json })
+    Ok(Words { socket, request, json, place: option == Some("--where") })
 }
 
 fn pid(word: &str) -> Result<i32, String> {
@@ -90,6 +104,21 @@ fn place(pid: i32, node: &str, home: &str) -> String {
     }
 }
 
+fn told(shown: &Shown) -> String {
+    let Shown { pid, place, home, goto, nmigs, lock, cantmove } = shown;
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let rows = [
+        ("pid", pid.to_string()),
+        ("where", place.clone()),
+        ("home", home.clone()),
+        ("goto", or_none(goto)),
+        ("nmigs", nmigs.to_string()),
+        ("lock", u8::from(*lock).to_string()),
+        ("cantmove", or_none(cantmove)),
+    ];
+    rows.map(|(name, value)| format!("{name:<9}{value}")).join("\n")
+}
+
 fn table(away: &[Moved], guests: &[Moved]) -> String {
     let mut text = String::new();
     let rows = [("away", away), ("guest", guests)];
@@ -104,18 +133,6 @@ fn table(away: &[Moved], guests: &[Moved]) -> String {
     format!("{:<6} {:<16} {:>8} {:>6} PROGRAM{text}", "", "NODE", "PID", "UID")
 }
 
-fn unreachable_agent(socket: &Path, error: &io::Error) -> String {
-    let socket = socket.display();
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            format!(
-                "no agent listens at {socket} ({error}): is this a node, and does teselad run? See `systemctl status teselad`"
-            )
-        }
-        _ => format!("the agent at {socket}: {error}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +145,8 @@ mod tests {
     #[test]
     fn words_are_a_request_or_say_what_is_wrong() {
         assert_eq!(parsed(&["12", "n2"]), Ok(Request::Migrate { pid: 12, to: "n2".into() }));
-        assert_eq!(parsed(&["--where", "12"]), Ok(Request::Where { pid: 12 }));
+        assert_eq!(parsed(&["--where", "12"]), Ok(Request::Show { pid: 12 }));
+        assert_eq!(parsed(&["--unlock", "12"]), Ok(Request::Lock { pid: 12, locked: false }));
         assert_eq!(parsed(&["--list", "--json"]), Ok(Request::List {}));
         for (words, problem) in [
             (&[][..], "a PID and a node"),
@@ -137,7 +155,8 @@ mod tests {
             (&["-5", "n2"], "`-5` is no PID"),
             (&["0", "n2"], "`0` is no PID"),
             (&["--jsn", "--list"], "no option --jsn"),
-            (&["12", "n2", "--json"], "--json goes with --list"),
+            (&["--lock", "--where", "12"], "--lock and --where do not go together"),
+            (&["--list", "12"], "a PID and a node"),
             (&["--where"], "--where wants"),
             (&["12", "n2", "n3"], "a PID and a node"),
         ] {
@@ -154,5 +173,18 @@ mod tests {
         let text = table(std::slice::from_ref(&row), &[]);
         assert_eq!(text.lines().nth(1), Some("away   n2                     12   1000 gzip"));
         assert!(table(&[], &[]).starts_with("nothing"));
+        let shown = Shown {
+            pid: 12,
+            place: "n1".into(),
+            home: "n1".into(),
+            goto: Some("n2".into()),
+            nmigs: 3,
+            lock: false,
+            cantmove: None,
+        };
+        assert_eq!(
+            told(&shown),
+            "pid      12\nwhere    n1\nhome     n1\ngoto     n2\nnmigs    3\nlock     0\ncantmove -"
+        );
     }
 }

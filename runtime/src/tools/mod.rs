@@ -4,8 +4,12 @@
 //! it says what the user is told, and how it ends ([`Ended`]).
 
 pub mod migrate;
+pub mod mosctl;
 
+use std::io;
 use std::path::Path;
+
+use crate::wire::local::{self, Answer, Request};
 
 /// How a tool ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +26,40 @@ pub enum Ended {
 pub type Tool = fn(&[String]) -> Ended;
 
 /// All of them, by name.
-pub const TOOLS: &[(&str, Tool)] = &[("migrate", migrate::run)];
+pub const TOOLS: &[(&str, Tool)] = &[("migrate", migrate::run), ("mosctl", mosctl::run)];
+
+/// Asks the agent; what it does not do is the tool's end.
+fn ask(socket: &Path, request: &Request) -> Result<Answer, Ended> {
+    match local::ask(socket, request) {
+        Ok(Answer::Failed { reason }) => Err(Ended::Failed(reason)),
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(Ended::Failed(unreachable_agent(socket, &error))),
+    }
+}
+
+fn unreachable_agent(socket: &Path, error: &io::Error) -> String {
+    let socket = socket.display();
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!(
+                "no agent listens at {socket} ({error}): is this a node, and does teselad run? See `systemctl status teselad`"
+            )
+        }
+        _ => format!("the agent at {socket}: {error}"),
+    }
+}
+
+/// The end where an answer says no more than that it is done, or is to another question.
+fn other(answer: &Answer) -> Ended {
+    match answer {
+        Answer::Done {} => Ended::Done(String::new()),
+        answer => Ended::Failed(format!("the agent answers another question: {answer:?}")),
+    }
+}
+
+fn wants_help(words: &[String]) -> bool {
+    words.iter().any(|word| word == "--help" || word == "-h")
+}
 
 /// The tool that these words call, `argv[0]` first, with its name and the words that are left to it.
 pub fn called(words: &[String]) -> Option<(&'static str, Tool, &[String])> {

@@ -26,20 +26,45 @@ pub enum Request {
         /// A node's name, number or address, or `home`.
         to: String,
     },
-    /// Where a process is.
-    Where {
+    /// What is known of a process, by openMosix's names.
+    Show {
         /// Its id.
         pid: i32,
     },
+    /// Whether a process may be sent to another node.
+    Lock {
+        /// Its id.
+        pid: i32,
+        /// Whether it stays from now on.
+        locked: bool,
+    },
     /// What is away, and what is here from elsewhere.
     List {},
+    /// Fetch home all processes of this node.
+    Bring {},
+    /// Send home all guests of this node, and let none in from now on.
+    Expel {},
+    /// Whether guests are let in.
+    Block {
+        /// Whether none are.
+        blocked: bool,
+    },
 }
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Answer {
-    /// To [`Request::Migrate`] and [`Request::Where`].
+    /// To [`Request::Show`].
+    Shown(Shown),
+    /// To [`Request::Lock`] and [`Request::Block`].
+    Done {},
+    /// To [`Request::Bring`] and [`Request::Expel`].
+    Moved {
+        /// How many processes, with those that were made by others of them not counted.
+        count: usize,
+    },
+    /// To [`Request::Migrate`].
     At {
         /// The process's id.
         pid: i32,
@@ -60,6 +85,26 @@ pub enum Answer {
         /// Why.
         reason: String,
     },
+}
+
+/// What is known of a process, by openMosix's names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The process's id.
+    pub pid: i32,
+    /// The node where it runs.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// The node that is its home.
+    pub home: String,
+    /// The node to which it is being sent; none: none.
+    pub goto: Option<String>,
+    /// How often it was sent to another node.
+    pub nmigs: u64,
+    /// It may not be sent to another node.
+    pub lock: bool,
+    /// Why it cannot move, as far as can be told before it is stopped.
+    pub cantmove: Option<String>,
 }
 
 /// A process that does not run at its home.

@@ -121,14 +121,34 @@ pub struct Refreshed {
     pub failed: Vec<String>,
 }
 
-/// What one agent asks of another, once a connection: to take in a process.
+/// What one agent asks of another, once a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     /// [`Ask::VERSION`] of who asks.
     pub version: u32,
     /// The asking node: its certificate has to say the same.
     pub node: String,
-    /// The process's id at home.
+    /// What it wants.
+    pub want: Want,
+}
+
+/// What an agent can want of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Want {
+    /// That it takes in a process.
+    TakeIn(Coming),
+    /// That it takes home a process of its own, which is a guest of the asking node.
+    TakeHome {
+        /// The process's id at home.
+        pid: i32,
+    },
+}
+
+/// A process that wants to come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coming {
+    /// Its id at home.
     pub pid: i32,
     /// Its effective user id.
     pub uid: u32,
@@ -143,14 +163,15 @@ impl Ask {
     pub const VERSION: u32 = 1;
 }
 
-/// The answer to an [`Ask`]. Where it is accepted, nothing is sent before the asking side has sent [`GO`],
+/// The answer to an [`Ask`]. Where a process is taken in, nothing is sent before the asking side has sent [`GO`],
 /// in the open: so neither side's TLS can have read what is not its.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Reply {
-    /// TLS is over on this connection; its keys are [`super::mutual::link_keys`].
+    /// To [`Want::TakeIn`]: TLS is over on this connection; its keys are [`super::mutual::link_keys`].
+    /// To [`Want::TakeHome`]: it is at home.
     Accepted,
-    /// The process stays at home.
+    /// It is not done.
     Refused {
         /// Why, for whoever asked.
         reason: String,

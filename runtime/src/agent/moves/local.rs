@@ -74,8 +74,12 @@ async fn conversation(moves: &Moves, mut stream: UnixStream) -> io::Result<()> {
 async fn answer(moves: &Moves, caller: u32, request: &[u8]) -> Answer {
     let answered = match serde_json::from_slice(request) {
         Ok(Request::Migrate { pid, to }) => moves.migrate(caller, pid, &to).await,
-        Ok(Request::Where { pid }) => moves.place(pid),
+        Ok(Request::Show { pid }) => moves.show(pid),
+        Ok(Request::Lock { pid, locked }) => moves.lock(caller, pid, locked),
         Ok(Request::List {}) => moves.list(),
+        Ok(Request::Bring {}) => moves.bring(caller).await,
+        Ok(Request::Expel {}) => moves.expel(caller).await,
+        Ok(Request::Block { blocked }) => moves.block(caller, blocked),
         Err(error) => return Answer::Failed { reason: format!("not a request: {error}") },
     };
     answered.unwrap_or_else(|error| Answer::Failed { reason: error.to_string() })

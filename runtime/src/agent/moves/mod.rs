@@ -9,30 +9,39 @@
 //! A process of root's, or one with capabilities, goes only to a node that its own agent knows as `trusted`:
 //! whoever rules the other node can do at home whatever the process could.
 
+mod all;
 mod local;
+mod notes;
 mod process;
 mod remote;
 mod side;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
 
 use super::{Config, ConfigError, Peer, sys};
-use crate::wire::local::{Answer, Moved};
+use crate::migrate;
+use crate::wire::local::{Answer, Moved, Shown};
+use notes::Notes;
 use process::Process;
 use side::{Ends, Kind, Outcome, Side};
 
 /// How long a process that was told to come home may take before whoever asked is told so.
 const HOMECOMING: Duration = Duration::from_secs(60);
+
+/// Why a process stays that its user has locked; openMosix's word.
+const USER_LOCK: &str = "user_lock";
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +82,20 @@ pub enum MoveError {
         /// The one that was sent off.
         with: i32,
     },
+    /// The caller's.
+    #[error("only root can {what}")]
+    OnlyRoot {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// Others, with which this node shares processes.
+    #[error("{count} came home; {}", .failed.join("; "))]
+    NotAll {
+        /// How many did.
+        count: usize,
+        /// Why others did not.
+        failed: Vec<String>,
+    },
     /// Somebody else is faster.
     #[error("process {pid} is being moved already")]
     Busy {
@@ -108,6 +131,14 @@ pub enum MoveError {
         pid: i32,
         /// Why.
         reason: String,
+    },
+    /// Another node's, which asks for what is not so.
+    #[error("process {pid} is not on {node}")]
+    NotThere {
+        /// Its id.
+        pid: i32,
+        /// The node that has asked.
+        node: String,
     },
     /// The other node has not sent it.
     #[error("process {pid} was told to come home from {node}, and has not come within {} s", HOMECOMING.as_secs())]
@@ -145,8 +176,8 @@ pub struct ListenError {
 #[derive(Debug)]
 pub struct Moves {
     config: PathBuf,
-    /// Processes of this node that are being moved right now.
-    moving: Mutex<HashSet<i32>>,
+    /// Processes of this node that are being moved right now, and to which node.
+    moving: Mutex<HashMap<i32, String>>,
 }
 
 /// The two places where it listens.
@@ -203,7 +234,11 @@ impl Moves {
             }
         };
         let target = target.filter(|peer| peer.name != config.node);
-        let _moving = self.begin(pid)?;
+        let notes = Notes::below(&config.keys);
+        if target.is_some() && notes.of(pid)?.locked {
+            return Err(MoveError::Stays { pid, reason: USER_LOCK.to_owned() });
+        }
+        let _moving = self.begin(pid, target.as_ref().map_or(&config.node, |peer| &peer.name))?;
         if let Some(side) = Side::away(&process, &config.node)? {
             if target.as_ref().is_some_and(|peer| peer.name == side.node) {
                 return Ok(Answer::At { pid, node: side.node, home: config.node });
@@ -213,6 +248,7 @@ impl Moves {
         let node = match target {
             Some(peer) => {
                 self.send_off(&config, &peer, &process).await?;
+                notes.change(pid, |note| note.nmigs += 1)?;
                 peer.name
             }
             None => config.node.clone(),
@@ -223,7 +259,7 @@ impl Moves {
     async fn send_off(&self, config: &Config, peer: &Peer, process: &Process) -> Result<(), MoveError> {
         let (pid, node) = (process.pid, &peer.name);
         let address = peer.address.ok_or_else(|| MoveError::NoAddress { node: node.clone() })?;
-        let (socket, keys) = remote::ask(config, node, address, process)
+        let (socket, keys) = remote::send(config, node, address, process)
             .await
             .map_err(|source| MoveError::Peer { node: node.clone(), address, source })?;
         match side::send_off(pid, Ends { here: &config.node, there: node }, socket, keys).await? {
@@ -235,16 +271,34 @@ impl Moves {
         }
     }
 
-    /// Where a process is.
-    fn place(&self, pid: i32) -> Result<Answer, MoveError> {
+    /// What is known of a process.
+    fn show(&self, pid: i32) -> Result<Answer, MoveError> {
         let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
         let pid = process.pid;
-        let here = self.config()?.node;
-        if let Some(side) = Side::away(&process, &here)?.filter(|_| !self.is_moving(pid)) {
-            return Ok(Answer::At { pid, node: side.node, home: here });
-        }
-        let home = Side::guest(&process, &here)?.map_or_else(|| here.clone(), |side| side.node);
-        Ok(Answer::At { pid, node: here, home })
+        let config = self.config()?;
+        let here = &config.node;
+        let goto = self.moving().get(&pid).cloned();
+        let away = Side::away(&process, here)?.filter(|_| goto.is_none());
+        let guest = Side::guest(&process, here)?;
+        let note = Notes::below(&config.keys).of(pid)?;
+        let cantmove = match (&away, &guest) {
+            (None, None) => process.never().or(note.locked.then_some(USER_LOCK)).map_or_else(
+                || migrate::cantmove(Pid::from_raw(pid)).map(|reason| reason.map(str::to_owned)),
+                |why| Ok(Some(why.to_owned())),
+            )?,
+            _ => None,
+        };
+        let at = |side: Option<Side>| side.map_or_else(|| here.clone(), |side| side.node);
+        let (place, home) = (at(away), at(guest));
+        Ok(Answer::Shown(Shown { pid, place, home, goto, nmigs: note.nmigs, lock: note.locked, cantmove }))
+    }
+
+    /// Keeps a process at home, or no longer.
+    fn lock(&self, caller: u32, pid: i32, locked: bool) -> Result<Answer, MoveError> {
+        let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+        process.may_be_moved_by(caller)?;
+        Notes::below(&self.config()?.keys).change(process.pid, |note| note.locked = locked)?;
+        Ok(Answer::Done {})
     }
 
     /// All that is away from here, or here from elsewhere, in the order of ids.
@@ -280,12 +334,21 @@ impl Moves {
     }
 
     fn is_moving(&self, pid: i32) -> bool {
-        self.moving.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+        self.moving().contains_key(&pid)
     }
 
-    fn begin(&self, pid: i32) -> Result<Moving<'_>, MoveError> {
-        let fresh = self.moving.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
-        if fresh { Ok(Moving { moves: self, pid }) } else { Err(MoveError::Busy { pid }) }
+    fn moving(&self) -> MutexGuard<'_, HashMap<i32, String>> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, pid: i32, to: &str) -> Result<Moving<'_>, MoveError> {
+        match self.moving().entry(pid) {
+            Entry::Occupied(_) => Err(MoveError::Busy { pid }),
+            Entry::Vacant(place) => {
+                place.insert(to.to_owned());
+                Ok(Moving { moves: self, pid })
+            }
+        }
     }
 }
 
@@ -297,7 +360,7 @@ struct Moving<'a> {
 
 impl Drop for Moving<'_> {
     fn drop(&mut self) {
-        self.moves.moving.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
+        self.moves.moving().remove(&self.pid);
     }
 }
 
@@ -323,6 +386,14 @@ async fn recall(pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
     {
         return Err(MoveError::With { pid, with });
     }
+    fetch(pid, side, here).await?;
+    let ended = || MoveError::Ended { pid, node: side.node.clone() };
+    let process = Process::look(pid)?.ok_or_else(ended)?;
+    if process.has_memory() { Ok(()) } else { Err(ended()) }
+}
+
+/// Has a side fetch all its processes home, and waits until it has.
+async fn fetch(pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
     let keeper: OwnedFd = sys::pidfd(side.pid)?;
     // Nobody else may have been started with that id before the descriptor was there.
     match Process::look(side.pid)? {
@@ -331,10 +402,7 @@ async fn recall(pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
     }
     sys::signal(&keeper, Signal::SIGUSR1)?;
     match timeout(HOMECOMING, sys::ended(keeper)).await {
-        Ok(ended) => ended?,
-        Err(_) => return Err(MoveError::StillAway { pid, node: side.node.clone() }),
+        Ok(ended) => Ok(ended?),
+        Err(_) => Err(MoveError::StillAway { pid, node: side.node.clone() }),
     }
-    let ended = || MoveError::Ended { pid, node: side.node.clone() };
-    let process = Process::look(pid)?.ok_or_else(ended)?;
-    if process.has_memory() { Ok(()) } else { Err(ended()) }
 }

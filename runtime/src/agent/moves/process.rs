@@ -114,13 +114,17 @@ impl Process {
         if uid != 0 && (self.uids != [uid; 4] || self.capable) {
             return Err(MoveError::NotYours { pid });
         }
-        let why = match pid {
-            _ if self.bodiless => "it is a thread of the kernel, or has ended",
-            1 => "it is the first process of this node",
-            _ if pid.unsigned_abs() == std::process::id() => "it is the agent",
-            _ => return Ok(()),
-        };
-        Err(MoveError::Never { pid, why })
+        self.never().map_or(Ok(()), |why| Err(MoveError::Never { pid, why }))
+    }
+
+    /// Why it is none that can move at all.
+    pub fn never(&self) -> Option<&'static str> {
+        match self.pid {
+            _ if self.bodiless => Some("it is a thread of the kernel, or has ended"),
+            1 => Some("it is the first process of this node"),
+            pid if pid.unsigned_abs() == std::process::id() => Some("it is the agent"),
+            _ => None,
+        }
     }
 }
 

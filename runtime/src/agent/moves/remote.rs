@@ -1,4 +1,5 @@
-//! One agent and another: whether a process may come, and the keys of the link on which it then does.
+//! One agent and another: whether a process may come, and the keys of the link on which it then does; or that
+//! a guest has to be taken home.
 //!
 //! The two take turns, and neither reads on once it has what is due: an [`Ask`] and a [`Reply`] in TLS, then the
 //! octet [`GO`] in the open. So when the link begins, there is nothing in any buffer of TLS, and nothing of
@@ -15,16 +16,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::{TlsAcceptor, TlsConnector, server};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use super::Moves;
 use super::process::Process;
 use super::side::{self, Ends};
+use super::{HOMECOMING, Moves};
 use crate::agent::{Config, ConfigError};
 use crate::enroll::{KeyError, NodeKeys};
 use crate::migrate::link::Keys;
 use crate::wire::mutual::{self, Side};
-use crate::wire::{Ask, FrameError, FrameReader, GO, Reply, frame};
+use crate::wire::{Ask, Coming, FrameError, FrameReader, GO, Reply, Want, frame};
 
 /// How long the other agent may take until both have agreed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,43 +64,62 @@ impl From<io::Error> for PeerError {
 }
 
 /// Asks a node's agent to take a process in. What comes back is the link's.
-pub async fn ask(
+pub async fn send(
     config: &Config,
     node: &str,
     address: Ipv4Addr,
     process: &Process,
 ) -> Result<(std::net::TcpStream, Keys), PeerError> {
+    let coming = Coming {
+        pid: process.pid,
+        uid: process.uids[1],
+        name: process.name.clone(),
+        privileged: process.privileged(),
+    };
     let agreed = timeout(PATIENCE, async {
-        let socket = TcpSocket::new_v4()?;
-        if let Some(own) = config.address {
-            // It is by this address that the other agent knows us.
-            socket.bind(SocketAddrV4::new(own, 0).into())?;
-        }
-        let stream = socket.connect(SocketAddrV4::new(address, config.agents_port).into()).await?;
-        stream.set_nodelay(true)?;
-        let (identity, ca) = NodeKeys::identity(&config.keys)?;
-        let connector = TlsConnector::from(mutual::asks(identity, ca)?);
-        let mut stream = connector.connect(mutual::name_of(node)?, stream).await?;
-        let ask = Ask {
-            version: Ask::VERSION,
-            node: config.node.clone(),
-            pid: process.pid,
-            uid: process.uids[1],
-            name: process.name.clone(),
-            privileged: process.privileged(),
-        };
-        frame::send(&mut stream, &ask).await?;
-        match FrameReader::new(&mut stream).next().await? {
-            Some(Reply::Accepted) => {}
-            Some(Reply::Refused { reason }) => return Err(PeerError::Refused(reason)),
-            None => return Err(FrameError::Truncated.into()),
-        }
+        let mut stream = ask(config, node, address, Want::TakeIn(coming)).await?;
+        answered(&mut stream).await?;
         let (mut socket, session) = stream.into_inner();
         let keys = end(&session, Side::Asks)?;
         socket.write_all(&[GO]).await?;
         Ok((plain(socket)?, keys))
     });
     agreed.await.unwrap_or(Err(PeerError::Silent))
+}
+
+/// Asks the agent of a guest's home to take it home, and waits until it has.
+pub async fn send_home(config: &Config, node: &str, address: Ipv4Addr, pid: i32) -> Result<(), PeerError> {
+    let asked = timeout(PATIENCE, ask(config, node, address, Want::TakeHome { pid }));
+    let mut stream = asked.await.unwrap_or(Err(PeerError::Silent))?;
+    timeout(HOMECOMING + PATIENCE, answered(&mut stream)).await.unwrap_or(Err(PeerError::Silent))
+}
+
+async fn ask(
+    config: &Config,
+    node: &str,
+    address: Ipv4Addr,
+    want: Want,
+) -> Result<client::TlsStream<TcpStream>, PeerError> {
+    let socket = TcpSocket::new_v4()?;
+    if let Some(own) = config.address {
+        // It is by this address that the other agent knows us.
+        socket.bind(SocketAddrV4::new(own, 0).into())?;
+    }
+    let stream = socket.connect(SocketAddrV4::new(address, config.agents_port).into()).await?;
+    stream.set_nodelay(true)?;
+    let (identity, ca) = NodeKeys::identity(&config.keys)?;
+    let connector = TlsConnector::from(mutual::asks(identity, ca)?);
+    let mut stream = connector.connect(mutual::name_of(node)?, stream).await?;
+    frame::send(&mut stream, &Ask { version: Ask::VERSION, node: config.node.clone(), want }).await?;
+    Ok(stream)
+}
+
+async fn answered(stream: &mut client::TlsStream<TcpStream>) -> Result<(), PeerError> {
+    match FrameReader::new(stream).next().await? {
+        Some(Reply::Accepted) => Ok(()),
+        Some(Reply::Refused { reason }) => Err(PeerError::Refused(reason)),
+        None => Err(FrameError::Truncated.into()),
+    }
 }
 
 /// TLS is over: nothing may be left in it.
@@ -134,44 +154,88 @@ pub async fn serve(moves: Arc<Moves>, listener: TcpListener) {
         };
         let moves = Arc::clone(&moves);
         tokio::spawn(async move {
-            let taken =
-                timeout(PATIENCE, take_in(&moves, socket, from)).await.unwrap_or(Err(PeerError::Silent));
-            if let Err(error) = taken {
-                tracing::warn!(%from, %error, "no process was taken in");
-            }
+            let heard = timeout(PATIENCE, hear(&moves, socket, from)).await.unwrap_or(Err(PeerError::Silent));
             drop(place);
+            let done = match heard {
+                Ok((config, ask, stream)) => answer(&moves, &config, ask, stream).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
+                tracing::warn!(%from, %error, "another agent's wish was not met");
+            }
         });
     }
 }
 
-async fn take_in(moves: &Moves, socket: TcpStream, from: SocketAddr) -> Result<(), PeerError> {
+/// Who asks for what: a member, and he is let.
+async fn hear(
+    moves: &Moves,
+    socket: TcpStream,
+    from: SocketAddr,
+) -> Result<(Config, Ask, server::TlsStream<TcpStream>), PeerError> {
     let config = moves.config()?;
     socket.set_nodelay(true)?;
     let (identity, ca) = NodeKeys::identity(&config.keys)?;
     let mut stream = TlsAcceptor::from(mutual::answers(identity, ca)?).accept(socket).await?;
     let ask: Ask = FrameReader::new(&mut stream).next().await?.ok_or(FrameError::Truncated)?;
-    if let Err(reason) = admit(&config, &ask, certificate(&stream), from.ip())? {
-        frame::send(&mut stream, &Reply::Refused { reason: reason.clone() }).await?;
-        // Only courtesy: the reply is whole in itself.
-        let _gone_either_way = stream.shutdown().await;
-        return Err(PeerError::Refused(reason));
+    match admit(&config, &ask, certificate(&stream), from.ip())? {
+        Ok(()) => Ok((config, ask, stream)),
+        Err(reason) => Err(refuse(stream, reason).await?),
     }
+}
+
+async fn refuse(mut stream: server::TlsStream<TcpStream>, reason: String) -> Result<PeerError, PeerError> {
+    frame::send(&mut stream, &Reply::Refused { reason: reason.clone() }).await?;
+    // Only courtesy: the reply is whole in itself.
+    let _gone_either_way = stream.shutdown().await;
+    Ok(PeerError::Refused(reason))
+}
+
+async fn answer(
+    moves: &Moves,
+    config: &Config,
+    ask: Ask,
+    mut stream: server::TlsStream<TcpStream>,
+) -> Result<(), PeerError> {
+    match ask.want {
+        Want::TakeIn(coming) => timeout(PATIENCE, take_in(config, &ask.node, &coming, stream))
+            .await
+            .unwrap_or(Err(PeerError::Silent)),
+        Want::TakeHome { pid } => match moves.take_home(config, &ask.node, pid).await {
+            Ok(()) => {
+                let sent = timeout(PATIENCE, frame::send(&mut stream, &Reply::Accepted)).await;
+                Ok(sent.map_err(|_| PeerError::Silent)??)
+            }
+            Err(error) => {
+                let refused = timeout(PATIENCE, refuse(stream, error.to_string())).await;
+                Err(refused.map_err(|_| PeerError::Silent)??)
+            }
+        },
+    }
+}
+
+async fn take_in(
+    config: &Config,
+    node: &str,
+    coming: &Coming,
+    mut stream: server::TlsStream<TcpStream>,
+) -> Result<(), PeerError> {
     frame::send(&mut stream, &Reply::Accepted).await?;
     let (mut socket, session) = stream.into_inner();
     let keys = end(&session, Side::Answers)?;
     if socket.read_u8().await? != GO {
         return Err(io::Error::other("what comes is not the beginning of a link").into());
     }
-    let name: String = ask.name.chars().filter(|c| !c.is_control()).take(NAME).collect();
-    tracing::info!(node = ask.node, pid = ask.pid, uid = ask.uid, name, "takes a process in");
-    Ok(side::take_in(Ends { here: &config.node, there: &ask.node }, plain(socket)?, keys).await?)
+    let name: String = coming.name.chars().filter(|c| !c.is_control()).take(NAME).collect();
+    tracing::info!(node, pid = coming.pid, uid = coming.uid, name, "takes a process in");
+    Ok(side::take_in(Ends { here: &config.node, there: node }, plain(socket)?, keys).await?)
 }
 
 fn certificate(stream: &server::TlsStream<TcpStream>) -> Option<&CertificateDer<'static>> {
     stream.get_ref().1.peer_certificates()?.first()
 }
 
-/// Whether the process may come; the reason why not is for whoever has asked.
+/// Whether the wish is let; the reason why not is for whoever has asked.
 fn admit(
     config: &Config,
     ask: &Ask,
@@ -194,7 +258,11 @@ fn admit(
     {
         return Ok(Err(format!("{node} has the address {address}, and the call comes from {from}")));
     }
-    if (ask.privileged || ask.uid == 0) && !config.trusted {
+    let Want::TakeIn(coming) = &ask.want else { return Ok(Ok(())) };
+    if config.is_blocked() {
+        return Ok(Err(format!("{here} lets no guests in: `mosctl noblock` there lifts that")));
+    }
+    if (coming.privileged || coming.uid == 0) && !config.trusted {
         return Ok(Err(format!(
             "processes that are root's or have capabilities run only on nodes that are `trusted` in cluster.yaml, \
              and {here} is not"

@@ -1,0 +1,110 @@
+//! What root of a node asks for all its processes, or all its guests.
+
+use super::process::Process;
+use super::side::{Kind, Side};
+use super::{MoveError, Moves, above, fetch, remote};
+use crate::agent::Config;
+use crate::wire::local::Answer;
+
+impl Moves {
+    /// Fetches home all processes of this node, one after the other.
+    pub(super) async fn bring(&self, caller: u32) -> Result<Answer, MoveError> {
+        only_root(caller, "bring")?;
+        let here = self.config()?.node;
+        let mut homes: Vec<(i32, Side)> = Side::all(&Process::all()?, &here)
+            .into_values()
+            .filter_map(|side| if let Kind::Home(pid) = side.kind { Some((pid, side)) } else { None })
+            .collect();
+        homes.sort_by_key(|(pid, _)| *pid);
+        let mut done = Done::default();
+        for (pid, side) in homes {
+            done.note(self.fetch(pid, &side, &here).await);
+        }
+        done.answer()
+    }
+
+    /// Lets no guests in any more, and has their homes take home those that are here.
+    pub(super) async fn expel(&self, caller: u32) -> Result<Answer, MoveError> {
+        only_root(caller, "expel")?;
+        let config = self.config()?;
+        config.set_blocked(true)?;
+        let processes = Process::all()?;
+        let sides = Side::all(&processes, &config.node);
+        // One process of each place is enough: those with it come along.
+        let mut guests: Vec<(&Side, i32)> = Vec::new();
+        for process in processes.values() {
+            if let Some(&pid) = process.ids.get(1)
+                && pid != 1
+                && let Some(side) = above(process, &processes, &sides)
+                && guests.iter().all(|(known, _)| known.pid != side.pid)
+            {
+                guests.push((side, pid));
+            }
+        }
+        guests.sort_by_key(|(side, pid)| (&side.node, *pid));
+        let mut done = Done::default();
+        for (side, pid) in guests {
+            done.note(send_home(&config, &side.node, pid).await);
+        }
+        done.answer()
+    }
+
+    /// Lets no guests in, or lets them in again.
+    pub(super) fn block(&self, caller: u32, blocked: bool) -> Result<Answer, MoveError> {
+        only_root(caller, "block")?;
+        self.config()?.set_blocked(blocked)?;
+        Ok(Answer::Done {})
+    }
+
+    /// Another node wants to be rid of a process of this one.
+    pub(super) async fn take_home(&self, config: &Config, from: &str, pid: i32) -> Result<(), MoveError> {
+        let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+        let side = Side::away(&process, &config.node)?.filter(|side| side.node == from);
+        let Some((side, with)) = side.and_then(|side| match side.kind {
+            Kind::Home(with) => Some((side, with)),
+            Kind::Guest => None,
+        }) else {
+            return Err(MoveError::NotThere { pid, node: from.to_owned() });
+        };
+        tracing::info!(pid, node = from, "is sent home");
+        self.fetch(with, &side, &config.node).await
+    }
+
+    async fn fetch(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
+        let _moving = self.begin(pid, here)?;
+        fetch(pid, side, here).await
+    }
+}
+
+async fn send_home(config: &Config, node: &str, pid: i32) -> Result<(), MoveError> {
+    let node = node.to_owned();
+    let peer = config.peers()?.named(&node).cloned();
+    let address = peer.and_then(|peer| peer.address).ok_or(MoveError::NoAddress { node: node.clone() })?;
+    let sent = remote::send_home(config, &node, address, pid).await;
+    sent.map_err(|source| MoveError::Peer { node, address, source })
+}
+
+fn only_root(caller: u32, what: &'static str) -> Result<(), MoveError> {
+    if caller == 0 { Ok(()) } else { Err(MoveError::OnlyRoot { what }) }
+}
+
+/// How many came home, and why others did not.
+#[derive(Default)]
+struct Done {
+    count: usize,
+    failed: Vec<String>,
+}
+
+impl Done {
+    fn note(&mut self, done: Result<(), MoveError>) {
+        match done {
+            Ok(()) => self.count += 1,
+            Err(error) => self.failed.push(error.to_string()),
+        }
+    }
+
+    fn answer(self) -> Result<Answer, MoveError> {
+        let Self { count, failed } = self;
+        if failed.is_empty() { Ok(Answer::Moved { count }) } else { Err(MoveError::NotAll { count, failed }) }
+    }
+}

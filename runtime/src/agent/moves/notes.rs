@@ -1,0 +1,103 @@
+//! What the agent keeps of a process of this node: how often it was sent off, and whether it is locked.
+//!
+//! A file a process, below the directory of keys, which is in memory: it is there for the agent that is started
+//! next, and gone with the node's power. A process that has another's id is known by when it was started.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Of one process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// When the process was started, in ticks since the kernel was (proc_pid_stat(5), 22).
+    started: u64,
+    /// How often it was sent to another node.
+    pub nmigs: u64,
+    /// It may not be sent to another node.
+    pub locked: bool,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Notes(PathBuf);
+
+impl Notes {
+    /// Those in this directory of keys.
+    pub fn below(keys: &Path) -> Self {
+        Self(keys.join("processes"))
+    }
+
+    /// The note of a process; an empty one where there is none.
+    ///
+    /// # Errors
+    /// Those of reading it; the process has ended.
+    pub fn of(&self, pid: i32) -> io::Result<Note> {
+        let fresh = Note { started: started(pid)?, ..Note::default() };
+        match fs::read(self.0.join(pid.to_string())) {
+            Ok(text) => {
+                let note: Note = serde_json::from_slice(&text)?;
+                Ok(if note.started == fresh.started { note } else { fresh })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(fresh),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes the note of a process, and forgets those of processes that have ended.
+    ///
+    /// # Errors
+    /// Those of reading and writing.
+    pub fn change(&self, pid: i32, change: impl FnOnce(&mut Note)) -> io::Result<()> {
+        let mut note = self.of(pid)?;
+        change(&mut note);
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        for entry in fs::read_dir(&self.0)? {
+            let entry = entry?;
+            let ended = |name: &str| name.parse().is_ok_and(|pid| started(pid).is_err());
+            if entry.file_name().to_str().is_some_and(ended) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        let path = self.0.join(pid.to_string());
+        let new = self.0.join(format!("{pid}.new"));
+        fs::write(&new, serde_json::to_vec(&note)?)?;
+        fs::rename(new, path)
+    }
+}
+
+/// When a process was started.
+fn started(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field, the program's name in brackets, can have brackets and blanks in it.
+    let rest = stat.rsplit_once(')').map(|(_, rest)| rest);
+    rest.and_then(|rest| rest.split_ascii_whitespace().nth(19)?.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {stat}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_of_one_process_and_goes_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let notes = Notes::below(directory.path());
+        let own = std::process::id().cast_signed();
+        assert_eq!((notes.of(own).unwrap().nmigs, notes.of(own).unwrap().locked), (0, false));
+        notes.change(own, |note| note.nmigs += 2).unwrap();
+        notes.change(own, |note| note.locked = true).unwrap();
+        assert_eq!((notes.of(own).unwrap().nmigs, notes.of(own).unwrap().locked), (2, true));
+        // Another process with this id, and one that has ended.
+        let path = |pid: i32| directory.path().join("processes").join(pid.to_string());
+        fs::write(path(1), r#"{"started": 18446744073709551615, "nmigs": 9, "locked": true}"#).unwrap();
+        fs::write(path(i32::MAX), r#"{"started": 7, "nmigs": 9, "locked": true}"#).unwrap();
+        assert_eq!(notes.of(1).unwrap().nmigs, 0);
+        assert!(notes.of(i32::MAX).is_err());
+        notes.change(own, |note| note.locked = false).unwrap();
+        assert!(!path(i32::MAX).exists() && path(1).exists());
+    }
+}
