@@ -158,6 +158,51 @@ fn signals_reach_the_process_where_it_is() {
 }
 
 #[test]
+fn timers_and_blocked_signals_go_along() {
+    // A timer that fires while the body is being built, and all the time.
+    let ticks = "
+import hashlib, signal
+ticks = []
+signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+while len(ticks) < 300:
+    hashlib.sha256(b'x' * 50000).digest()
+# At its end Python gives handlers back, and a timer that goes on would kill it.
+signal.setitimer(signal.ITIMER_REAL, 0)
+print('done')
+";
+    python("timer", ticks);
+    let blocks = "
+import hashlib, signal
+seen = []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append('one'))
+signal.signal(signal.SIGUSR2, lambda *_: seen.append('two'))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print('ready', flush=True)
+while not seen:
+    hashlib.sha256(b'x' * 50000).digest()
+assert seen == ['two'] and signal.sigpending() == {signal.SIGUSR1}
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+print(seen)
+";
+    let mut program =
+        Command::new("/usr/bin/python3").args(["-c", blocks]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(program.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let mut away = Away::send(program.id(), false);
+    assert!(away.arrived());
+    kill(pid_of(&program), Signal::SIGUSR1).unwrap();
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
+    kill(pid_of(&program), Signal::SIGUSR2).unwrap();
+    line.clear();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "['two', 'one']\n");
+    assert!(await_end(&mut program, "python").success());
+}
+
+#[test]
 fn a_move_that_fails_leaves_the_process_at_home() {
     let directory = tempfile::tempdir().unwrap();
     let mut program = counter(directory.path());

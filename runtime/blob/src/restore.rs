@@ -42,6 +42,11 @@ fn checked(value: i64) -> Result<u64, i64> {
 
 fn build(process: &mut Process, plan: &mut Plan) -> Result<(), i64> {
     plan.step = 1;
+    // Signals wait until the program is entered, by a frame that has its mask.
+    let all = signals::for_kernel(u64::MAX);
+    const SIG_SETMASK: u64 = 2;
+    // SAFETY: it reads the mask.
+    unsafe { checked(sys::call(nr::RT_SIGPROCMASK, [SIG_SETMASK, &raw const all as u64, 0, 8, 0, 0]))? };
     for [start, length] in plan.unmap {
         if length != 0 {
             // SAFETY: the agent's own memory, which nobody uses any more.

@@ -48,7 +48,11 @@ pub struct Frozen {
 pub fn movable(lines: &[Line]) -> Result<Vec<Mapping>, &'static str> {
     let own = lines.iter().filter(|line| !line.is_special());
     own.map(|line| match line {
-        Line { shared: true, name, .. } if name.starts_with("/dev/") && !name.starts_with("/dev/shm/") => {
+        // /dev/zero, mapped shared, is memory that those share who have inherited it.
+        Line { shared: true, name, .. }
+            if name.starts_with("/dev/")
+                && !["/dev/shm/", "/dev/zero"].iter().any(|memory| name.starts_with(memory)) =>
+        {
             Err("mmap_dev")
         }
         // A file that is only read through it (locale archives, caches) is as good as its own.
