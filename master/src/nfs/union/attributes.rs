@@ -1,8 +1,6 @@
 //! SETATTR, and the attributes that new objects get.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 
 use super::access::{self, in_group, inherited, is_root, settable_mode, without_privilege};
 use super::error::status;
@@ -10,7 +8,8 @@ use super::handle::Name;
 use super::journal::Room;
 use super::node::{Node, OPERATION, time_of};
 use super::object::{Attributes, Body, ObjectId};
-use super::record::NewBody;
+use super::record::{Change, NewBody};
+use super::recorded::Piece;
 use super::state::Content;
 use super::txn::Txn;
 use crate::nfs::fs::{Caller, Kind, Result, SetAttr, SetTime, Status, Time, Wcc};
@@ -37,36 +36,29 @@ impl Node {
                 self.copy_up(id, size)?;
             }
         }
-        let mut cut = None;
-        let wcc = self.change_in(Room::Last, OPERATION, |txn| {
+        self.change_in(Room::Last, OPERATION, |txn| {
             let id = txn.admit(who, name)?;
             let (old, kind) = txn.find(id)?;
             check_guard(&old, guard)?;
             let mut new = changed(who, &old, kind, set, txn.now)?;
-            let mut body = None;
-            if let Some(size) = set.size {
-                (body, cut) = self.truncate(txn, id, size, &mut new)?;
-            }
+            let body = match set.size {
+                Some(size) => self.truncate(txn, id, size, &mut new)?,
+                None => None,
+            };
             txn.by_node();
             txn.update_with(id, |attributes| *attributes = new, body)
-        })?;
-        if let Some(file) = cut {
-            // The size that holds after a restart is that of the file.
-            self.sync_data(&file).map_err(|error| status(&error))?;
-        }
-        Ok(wcc)
+        })
     }
 
-    /// Sets the size of the data file, and answers what the object is then and the file that was changed.
-    /// Comes before the record: nothing is lost if that is not made, for the caller has not been told.
+    /// Sets the size of the data file, and answers what the object is then. Comes before the record: nothing
+    /// is lost if that is not made, for the caller has not been told.
     fn truncate(
         &self,
-        txn: &Txn,
+        txn: &mut Txn,
         id: ObjectId,
         size: u64,
         new: &mut Attributes,
-    ) -> Result<(Option<NewBody>, Option<Arc<File>>)> {
-        let mut cut = None;
+    ) -> Result<Option<NewBody>> {
         match txn.content(id)? {
             Content::Data if new.size == 0 && size == 0 => {}
             Content::Data => {
@@ -74,17 +66,20 @@ impl Node {
                 file.set_len(size).map_err(|error| status(&error))?;
                 let metadata = file.metadata().map_err(|error| status(&error))?;
                 new.stamp = time_of(metadata.mtime(), metadata.mtime_nsec());
-                cut = Some(file);
+                // The size that holds after a restart is that of the file.
+                let number = txn.recorded.next();
+                let end = Piece { number, offset: size, data: Box::default(), is_last: true };
+                txn.log(Change::Content(id, end));
             }
             _ if size == 0 => {
                 new.size = 0;
-                return Ok((Some(NewBody::Other(Body::Data)), None));
+                return Ok(Some(NewBody::Other(Body::Data)));
             }
             // It was copied up before, and that is never undone.
             _ => return Err(Status::NFS3ERR_SERVERFAULT),
         }
         new.size = size;
-        Ok((None, cut))
+        Ok(None)
     }
 }
 

@@ -1,10 +1,10 @@
 //! READ, WRITE, COMMIT, and the copy of a file's content that comes before its first change.
 //!
 //! The size and mtime of what a node has written are those of its data file: a WRITE puts no record
-//! into the journal. The records that are there tell of data that is there, since a copy is durable
-//! before the record that names it.
+//! into the journal, but for a small stable one, whose data it takes ([`super::recorded`]). The records
+//! that are there tell of data that is there, since a copy is durable before the record that names it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
@@ -12,9 +12,11 @@ use super::access;
 use super::error::status;
 use super::files::Owner;
 use super::handle::Name;
+use super::journal::Room;
 use super::node::{Node, OPERATION, time_of};
-use super::object::{Body, ObjectId};
+use super::object::{Attributes, Body, ObjectId};
 use super::record::{Change, NewBody};
+use super::recorded::{self, Piece};
 use super::state::{Content, before};
 use super::sys::read_at;
 use super::txn::{after, now};
@@ -88,6 +90,14 @@ impl Node {
         if !in_place {
             self.copy_up(id, u64::MAX)?;
         }
+        if stable != Stable::Unstable && data.len() <= recorded::LONGEST {
+            let octets = self.read().recorded.octets();
+            match (octets < recorded::MOST).then(|| self.write_recorded(who, name, offset, data)) {
+                // What is there already may be overwritten even so.
+                None | Some(Err(Status::NFS3ERR_NOSPC)) => {}
+                Some(written) => return written,
+            }
+        }
         if privileged {
             self.change(OPERATION, |txn| {
                 txn.by_node();
@@ -97,15 +107,53 @@ impl Node {
             })?;
         }
         let file = self.data_file(id).map_err(|error| status(&error))?;
+        if self.read().recorded.last(id).is_some() {
+            // Or it would be written over this one, after a crash.
+            self.sync_data(id, &file)?;
+        }
         let count = write_at(&file, data, offset).map_err(|error| status(&error))?;
         let wcc = self.written(id, &file)?;
         let committed = if stable == Stable::Unstable {
             Stable::Unstable
         } else {
-            self.sync_data(&file).map_err(|error| status(&error))?;
+            self.sync_data(id, &file)?;
             Stable::FileSync
         };
         Ok(Written { count, committed, wcc })
+    }
+
+    /// Writes into the data file, and makes it durable by a record with the data.
+    fn write_recorded(&self, who: &Caller, name: Name, offset: u64, data: &[u8]) -> Result<Written> {
+        let write = || {
+            let id = {
+                let state = self.read();
+                let id = state.admit(who, name)?;
+                access::to_write(who, &state.file(id)?)?;
+                // It was copied up before, and that is never undone.
+                if !matches!(state.content(id)?, Content::Data) {
+                    return Err(Status::NFS3ERR_SERVERFAULT);
+                }
+                id
+            };
+            let file = self.data_file(id).map_err(|error| status(&error))?;
+            let count = write_at(&file, data, offset).map_err(|error| status(&error))?;
+            let metadata = file.metadata().map_err(|error| status(&error))?;
+            Ok((id, count, metadata))
+        };
+        self.change_after(Room::Common, OPERATION + data.len(), write, |txn, (id, count, metadata)| {
+            txn.by_node();
+            let number = txn.recorded.next();
+            // As long as the data at the most.
+            let data = data[..usize::try_from(count).unwrap_or(data.len())].into();
+            txn.log(Change::Content(id, Piece { number, offset, data, is_last: false }));
+            let wcc = txn.update(id, |attributes| {
+                if !access::is_root(who) {
+                    attributes.mode = access::without_privilege(attributes.mode);
+                }
+                take_over(attributes, &metadata);
+            })?;
+            Ok(Written { count, committed: Stable::FileSync, wcc })
+        })
     }
 
     /// Takes size and mtime from the data file after it was changed.
@@ -120,9 +168,7 @@ impl Node {
         let metadata = file.metadata().map_err(|error| status(&error))?;
         let old = before(&object.attributes);
         let attributes = &mut object.attributes;
-        attributes.size = metadata.len();
-        attributes.stamp = time_of(metadata.mtime(), metadata.mtime_nsec());
-        attributes.mtime = attributes.stamp;
+        take_over(attributes, &metadata);
         attributes.ctime = after(now(), attributes.ctime);
         let attributes = *attributes;
         Ok(Wcc { before: old, after: state.attr(id, &attributes, Kind::File) })
@@ -137,7 +183,7 @@ impl Node {
         };
         if has_data {
             let file = self.data_file(id).map_err(|error| status(&error))?;
-            self.sync_data(&file).map_err(|error| status(&error))?;
+            self.sync_data(id, &file)?;
         }
         let state = self.read();
         let attributes = state.file(id)?;
@@ -201,6 +247,13 @@ impl Node {
         }
         Ok(file)
     }
+}
+
+/// Takes size and mtime from a data file that was written.
+fn take_over(attributes: &mut Attributes, metadata: &Metadata) {
+    attributes.size = metadata.len();
+    attributes.stamp = time_of(metadata.mtime(), metadata.mtime_nsec());
+    attributes.mtime = attributes.stamp;
 }
 
 /// Writes as much as there is room for; an error only if that is nothing.

@@ -27,7 +27,7 @@ const RECORD_HEADER: usize = 12;
 /// The longest record.
 pub const MAX_RECORD: usize = 16 << 20;
 
-/// The journal is written anew when it is this much longer than after the last time.
+/// The journal is written anew when it is this much longer than after the last time, content of files apart.
 const COMPACT_AFTER: u64 = 256 << 10;
 
 /// How much space is taken at once, at least and at most.
@@ -151,7 +151,7 @@ impl Journal {
             if wanted + kept <= inner.allocated {
                 return Ok(());
             }
-            let ahead = (wanted / 4).clamp(*AHEAD.start(), *AHEAD.end());
+            let ahead = (wanted / 2).clamp(*AHEAD.start(), *AHEAD.end());
             (Arc::clone(&inner.file), inner.allocated, wanted + LAST + ahead)
         };
         let [from, length] = [allocated, end - allocated].map(i64::try_from);
@@ -215,10 +215,10 @@ impl Journal {
         }
     }
 
-    /// Whether it has grown enough to be worth writing anew.
-    pub fn is_long(&self) -> bool {
+    /// Whether it has grown enough to be worth writing anew, apart from these octets.
+    pub fn is_long(&self, apart: u64) -> bool {
         let inner = self.lock();
-        inner.end + inner.pending.len() as u64 > 2 * inner.compacted + COMPACT_AFTER
+        inner.end + inner.pending.len() as u64 > 2 * inner.compacted + COMPACT_AFTER + apart
     }
 
     /// Puts these records in the place of all so far. One caller at a time (the writer).

@@ -10,6 +10,8 @@
 //! copying up, renaming, linking and a restart. An image's directory can be renamed as it is, for
 //! names lead to numbers and not to places.
 //!
+//! The journal also has the data of small stable writes until the data files are flushed ([`recorded`]).
+//!
 //! What is promised: a change is on stable storage when its call returns, whole or not at all, also
 //! over kill -9 and power loss; a full disk refuses a change and keeps all that was. Reads never
 //! change the atime: it is what was set last. Limits: no extended attributes, ACLs or locks, as
@@ -23,6 +25,7 @@ mod handle;
 mod image;
 mod io;
 mod journal;
+mod keeper;
 mod look;
 mod names;
 mod node;
@@ -30,6 +33,7 @@ mod numbers;
 mod object;
 mod rebase;
 mod record;
+mod recorded;
 mod rendered;
 mod report;
 mod serve;
@@ -54,6 +58,7 @@ pub use report::{Difference, Found, How, Usage, builds_in_use};
 use files::Files;
 use handle::Key;
 use image::Build;
+use keeper::Keeper;
 use node::{Node, Shared, lock};
 use numbers::Numbers;
 use object::FIRST_OWN;
@@ -137,13 +142,23 @@ impl Union {
         let numbers = Numbers::load(&path).map_err(UnionError::io(&path))?;
         let verifier = files::random().map_err(UnionError::io(&nodes))?;
         let files = Files::new(OPEN_FILES);
-        Ok(Arc::new(Self {
-            shared: Arc::new(Shared { key, files, state_dir: state_dir.to_owned() }),
+        let (keeper, asked) = Keeper::new();
+        let union = Arc::new(Self {
+            shared: Arc::new(Shared { key, files, state_dir: state_dir.to_owned(), keeper }),
             table: ArcSwap::default(),
             builds: Mutex::default(),
             numbers: Mutex::new(numbers),
             verifier,
-        }))
+        });
+        asked.serve(Arc::downgrade(&union)).map_err(UnionError::io(&nodes))?;
+        Ok(union)
+    }
+
+    /// Writes the journal of a node anew, if the node is served.
+    fn shorten(&self, node: u32) {
+        if let Some(node) = self.table.load().by_number.get(&node) {
+            node.shorten();
+        }
     }
 
     /// Makes these the nodes that are served. Those that were before go on where they are: another

@@ -4,15 +4,19 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use super::error::{UnionError, status};
 use super::files::{Files, Owner, random};
 use super::handle::{Key, Name};
 use super::image::Build;
 use super::journal::{Journal, Room};
+use super::keeper::Keeper;
 use super::object::{FIRST_OWN, ObjectId};
 use super::record::{Change, Head, decode};
+use super::recorded::{self, Pieces};
 use super::state::State;
 use super::txn::Txn;
 use super::{NodeExport, Writes};
@@ -33,6 +37,8 @@ pub struct Shared {
     pub files: Files,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// Keeps journals short.
+    pub keeper: Keeper,
 }
 
 /// A node.
@@ -53,9 +59,31 @@ pub struct Node {
     journal: Journal,
     /// Copying up: one object at a time of each of these.
     copying: [Mutex<()>; 8],
-    /// Whether data files were made since the directory was last synced.
-    directory_changed: Mutex<bool>,
+    data: Data,
+    /// What the keeper of journals was last asked of this one.
+    asked: Mutex<Asked>,
 }
+
+/// The directory of the data files.
+struct Data {
+    directory: File,
+    /// Whether files were made in it since it was last flushed.
+    changed: Mutex<bool>,
+    /// Whether data could not be flushed: what the disk then holds is not known, so the journal keeps what
+    /// it has of it until the master starts anew.
+    failed: AtomicBool,
+}
+
+/// When a journal is to be written anew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Asked {
+    Never,
+    Soon,
+    Now,
+}
+
+/// How long a journal keeps the content of files that could be let go of.
+const SOON: Duration = Duration::from_secs(30);
 
 /// How a node gets at builds, shared with the others.
 pub type Builds<'a> = dyn Fn(&Path) -> std::result::Result<Arc<Build>, UnionError> + 'a;
@@ -91,6 +119,11 @@ impl Node {
         };
         state.address = export.address.map(|address| address.to_canonical());
         settle_data(&mut state, &data).map_err(UnionError::io(&data))?;
+        let data = Data {
+            directory: File::open(&data).map_err(UnionError::io(&data))?,
+            changed: Mutex::default(),
+            failed: AtomicBool::default(),
+        };
         Ok(Self {
             name: export.name.clone(),
             number,
@@ -101,7 +134,8 @@ impl Node {
             state: RwLock::new(state),
             journal,
             copying: Default::default(),
-            directory_changed: Mutex::default(),
+            data,
+            asked: Mutex::new(Asked::Never),
         })
     }
 
@@ -156,13 +190,32 @@ impl Node {
         octets: usize,
         make: impl FnOnce(&mut Txn) -> Result<T>,
     ) -> Result<T> {
+        self.change_after(room, octets, || Ok(()), |txn, ()| make(txn))
+    }
+
+    /// [`Node::change_in`], with something to be done before when no one else changes anything, while
+    /// those who only look can go on.
+    ///
+    /// # Errors
+    /// As [`Node::change`], and those of `prepare`.
+    pub fn change_after<P, T>(
+        &self,
+        room: Room,
+        octets: usize,
+        prepare: impl FnOnce() -> Result<P>,
+        make: impl FnOnce(&mut Txn, P) -> Result<T>,
+    ) -> Result<T> {
         let (value, unlinked, position) = {
             let writer = lock(&self.writer);
             self.keep_short(&writer);
-            self.journal.reserve(octets, room).map_err(|error| status(&error))?;
+            self.journal.reserve(octets, room).map_err(|error| {
+                self.make_room(&error);
+                status(&error)
+            })?;
+            let prepared = prepare()?;
             let mut state = self.write();
             let mut txn = Txn::new(&mut state);
-            let value = make(&mut txn);
+            let value = make(&mut txn, prepared);
             debug_assert!(value.is_ok() || txn.is_empty(), "a change is made whole or refused");
             let value = value?;
             let (record, unlinked) = txn.finish();
@@ -184,10 +237,13 @@ impl Node {
         make: impl FnOnce(&State) -> std::result::Result<(State, T), UnionError>,
     ) -> std::result::Result<T, UnionError> {
         let _writer = lock(&self.writer);
+        self.settle_all().map_err(UnionError::io(&self.directory))?;
         let (mut new, value) = make(&self.read())?;
         self.journal.replace(&new.snapshot()).map_err(UnionError::io(&self.directory))?;
         let mut state = self.write();
         new.address = state.address;
+        new.recorded = std::mem::take(&mut state.recorded);
+        new.recorded.clear();
         *state = new;
         self.shared.files.forget_all(Owner::Node(self.number));
         let data = self.directory.join("data");
@@ -195,15 +251,73 @@ impl Node {
         Ok(value)
     }
 
-    /// Writes the journal anew when it has grown long.
-    fn keep_short(&self, _writer: &MutexGuard<()>) {
-        if !self.journal.is_long() {
-            return;
+    /// Writes the journal anew when it has grown long, or has it done where data must be flushed for it.
+    fn keep_short(&self, writer: &MutexGuard<()>) {
+        let (octets, is_empty) = {
+            let recorded = &self.read().recorded;
+            (recorded.octets(), recorded.is_empty())
+        };
+        let is_long = octets > recorded::LONG || self.journal.is_long(octets);
+        let (wanted, after) = match is_long {
+            true if is_empty => return self.write_anew(writer),
+            true => (Asked::Now, Duration::ZERO),
+            false if octets > recorded::WORTH => (Asked::Soon, SOON),
+            false => return,
+        };
+        self.ask(wanted, after);
+    }
+
+    /// Has the journal let go of content if there was no room for more.
+    fn make_room(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::StorageFull && self.read().recorded.octets() > recorded::WORTH {
+            self.ask(Asked::Now, Duration::ZERO);
         }
+    }
+
+    fn ask(&self, wanted: Asked, after: Duration) {
+        let mut asked = lock(&self.asked);
+        if *asked < wanted {
+            *asked = wanted;
+            self.shared.keeper.ask(self.number, after);
+        }
+    }
+
+    /// Writes the journal anew, after the data of which it has content was flushed.
+    pub fn shorten(&self) {
+        // Once while all others go on, so that there is little to be flushed when they have to wait.
+        let flushed = self.settle_all();
+        let writer = lock(&self.writer);
+        match flushed.and_then(|()| self.settle_all()) {
+            Ok(()) => self.write_anew(&writer),
+            Err(error) => {
+                tracing::error!(node = self.name, %error, "the disk does not take data of the node")
+            }
+        }
+    }
+
+    fn write_anew(&self, _writer: &MutexGuard<()>) {
         let snapshot = self.read().snapshot();
-        if let Err(error) = self.journal.replace(&snapshot) {
-            tracing::warn!(node = self.name, %error, "the journal stays long");
+        match self.journal.replace(&snapshot) {
+            Ok(()) => self.write().recorded.clear(),
+            Err(error) => tracing::warn!(node = self.name, %error, "the journal stays long"),
         }
+        *lock(&self.asked) = Asked::Never;
+    }
+
+    /// Flushes all data files of which the journal has content: at once, for each by itself would be a commit
+    /// of the file system.
+    fn settle_all(&self) -> io::Result<()> {
+        if self.read().recorded.is_empty() {
+            return Ok(());
+        }
+        if self.data.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other("data could not be flushed before"));
+        }
+        // It tells of errors since the directory was opened or this was last asked.
+        nix::unistd::syncfs(&self.data.directory).map_err(|error| {
+            self.data.failed.store(true, Ordering::Relaxed);
+            error.into()
+        })
     }
 
     /// Octets of disk of the journal.
@@ -231,7 +345,7 @@ impl Node {
             match options.open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let file = options.create(true).truncate(false).open(&path)?;
-                    self.note_new_data();
+                    *lock(&self.data.changed) = true;
                     Ok(file)
                 }
                 result => result,
@@ -239,17 +353,31 @@ impl Node {
         })
     }
 
-    /// Notes that the data directory has a new entry.
-    pub fn note_new_data(&self) {
-        *lock(&self.directory_changed) = true;
+    /// Makes a data file durable, and that it is there; and has the journal say so where it has content of it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sync_data(&self, id: ObjectId, file: &File) -> Result<()> {
+        let last = {
+            // Who puts content into the file and into the journal has done either both or none.
+            let _writer = lock(&self.writer);
+            self.read().recorded.last(id)
+        };
+        self.flush(file).map_err(|error| status(&error))?;
+        let Some(number) = last else { return Ok(()) };
+        self.change_in(Room::Last, OPERATION, |txn| {
+            if txn.recorded.last(id).is_some() {
+                txn.log(Change::Settled(id, number));
+            }
+            Ok(())
+        })
     }
 
-    /// Makes a data file durable, and that it is there.
-    pub fn sync_data(&self, file: &File) -> io::Result<()> {
+    fn flush(&self, file: &File) -> io::Result<()> {
         file.sync_all()?;
-        let mut changed = lock(&self.directory_changed);
+        let mut changed = lock(&self.data.changed);
         if *changed {
-            File::open(self.directory.join("data"))?.sync_all()?;
+            self.data.directory.sync_all()?;
             *changed = false;
         }
         Ok(())
@@ -324,9 +452,13 @@ fn replay(
         }
     };
     let mut state = State::new(head.clone(), build);
+    let mut pieces = Pieces::default();
     for change in changes {
+        pieces.note(&change);
         state.apply(change).map_err(|_| malformed())?;
     }
+    let data = path.with_file_name("data");
+    pieces.write(&state, &data).map_err(UnionError::io(&data))?;
     state.head.next_object += PASSED_OVER;
     Ok(Some((state, journal)))
 }

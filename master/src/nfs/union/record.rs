@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::object::{Attributes, Body, Directory, ObjectId, Slot};
+use super::recorded::Piece;
 use crate::nfs::fs::{Kind, Time};
 
 /// One change.
@@ -27,6 +28,10 @@ pub enum Change {
     Rendered(Box<[u8]>, Option<(ObjectId, Digest)>),
     /// The object that had a rendered path before and is kept aside.
     Aside(Box<[u8]>, Option<ObjectId>),
+    /// A piece of a file's content, which may not be in its data file yet.
+    Content(ObjectId, Piece),
+    /// A file's pieces up to the one of this number are in its data file for good.
+    Settled(ObjectId, u64),
 }
 
 /// A digest of a rendered file: its kind, mode, owners and content.
@@ -106,6 +111,19 @@ pub fn encode(change: &Change, out: &mut Vec<u8>) {
             if let Some(object) = object {
                 out.u64(*object);
             }
+        }
+        Change::Content(object, piece) => {
+            out.u8(8);
+            out.u64(*object);
+            out.u64(piece.number);
+            out.u64(piece.offset);
+            out.u8(u8::from(piece.is_last));
+            out.octets(&piece.data);
+        }
+        Change::Settled(object, number) => {
+            out.u8(9);
+            out.u64(*object);
+            out.u64(*number);
         }
     }
 }
@@ -247,6 +265,8 @@ impl<'a> Reader<'a> {
                 if self.flag()? { Some((self.u64()?, self.take()?)) } else { None },
             ),
             7 => Change::Aside(self.octets()?.into(), if self.flag()? { Some(self.u64()?) } else { None }),
+            8 => Change::Content(self.u64()?, self.piece()?),
+            9 => Change::Settled(self.u64()?, self.u64()?),
             _ => return Err(Malformed),
         })
     }
@@ -264,6 +284,16 @@ impl<'a> Reader<'a> {
             stamp: self.time()?,
             verifier: if self.flag()? { Some(self.take()?) } else { None },
         })
+    }
+
+    fn piece(&mut self) -> Result<Piece, Malformed> {
+        let (number, offset, is_last) = (self.u64()?, self.u64()?, self.flag()?);
+        let data = self.octets()?;
+        let end = offset.checked_add(data.len() as u64).ok_or(Malformed)?;
+        if i64::try_from(end).is_err() {
+            return Err(Malformed);
+        }
+        Ok(Piece { number, offset, data: data.into(), is_last })
     }
 
     fn slot(&mut self) -> Result<Slot, Malformed> {

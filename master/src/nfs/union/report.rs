@@ -7,6 +7,7 @@ use super::journal::Room;
 use super::node::{Node, OPERATION};
 use super::object::{Body, FIRST_OWN, ObjectId, ROOT};
 use super::record::{Change, decode};
+use super::recorded::Pieces;
 use super::rendered::{self, Applied, RenderedFile, absolute, free_retired};
 use super::state::State;
 use super::txn::Txn;
@@ -258,10 +259,12 @@ pub(super) fn fuzz_journal(data: &[u8]) {
     let head =
         super::record::Head { number: 1, generation: 1, build: Box::default(), next_object: FIRST_OWN };
     let mut state = State::new(head, Arc::clone(build));
+    let mut pieces = Pieces::default();
     let whole = journal::records(data);
     for record in if whole.is_empty() { vec![data] } else { whole } {
         let Ok(changes) = decode(record) else { return };
         for change in changes {
+            pieces.note(&change);
             if state.apply(change).is_err() {
                 return;
             }

@@ -10,6 +10,7 @@ use super::handle::Name;
 use super::image::Build;
 use super::object::{Attributes, Body, Directory, FIRST_OWN, Object, ObjectId, ROOT, Slot, kind_of_image};
 use super::record::{Change, Digest, Head, Malformed, NewBody, encode};
+use super::recorded::Recorded;
 use crate::nfs::fs::{Attr, Before, Caller, Kind, Result, Status};
 
 /// A node's root.
@@ -26,6 +27,8 @@ pub struct State {
     pub rendered: BTreeMap<Box<[u8]>, (ObjectId, Digest)>,
     /// The node's own version of a rendered path, kept aside.
     pub asides: BTreeMap<Box<[u8]>, ObjectId>,
+    /// Which files have content in the journal.
+    pub recorded: Recorded,
     objects: HashMap<ObjectId, Object>,
     gone: HashSet<index::Object>,
 }
@@ -50,6 +53,7 @@ impl State {
             wrote: false,
             rendered: BTreeMap::new(),
             asides: BTreeMap::new(),
+            recorded: Recorded::default(),
             objects: HashMap::new(),
             gone: HashSet::new(),
         }
@@ -273,6 +277,7 @@ impl State {
             Change::Put(id, attributes, body) => self.put(id, attributes, body)?,
             Change::Gone(id) => {
                 self.objects.remove(&id);
+                self.recorded.forget(id);
                 if let Some(object) = self.image_object(id) {
                     self.gone.insert(object);
                 }
@@ -294,6 +299,11 @@ impl State {
             Change::Aside(path, None) => {
                 self.asides.remove(&path);
             }
+            Change::Content(id, piece) => {
+                self.object(id).filter(|object| object.body == Body::Data).ok_or(Malformed)?;
+                self.recorded.add(id, &piece);
+            }
+            Change::Settled(id, number) => self.recorded.settle(id, number),
         }
         Ok(())
     }
@@ -328,7 +338,7 @@ impl State {
         Ok(())
     }
 
-    /// The records from which this state comes back.
+    /// The records from which this state comes back, with the data files.
     pub fn snapshot(&self) -> Vec<Vec<u8>> {
         let mut records = vec![Vec::new()];
         let mut put = |change: Change| {

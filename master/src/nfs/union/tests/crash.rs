@@ -125,6 +125,8 @@ fn a_full_disk_refuses_and_keeps() {
         assert!(fs.apply("n1", &files).is_err());
         let copied_up = fs.write(&root(), &fixture.at("etc/e"), 0, b"no", Stable::FileSync);
         assert_eq!(copied_up.unwrap_err() as u32, Status::NFS3ERR_NOSPC as u32);
+        // What is there already may be written over, through a flush of its own.
+        fs.write(&root(), &fixture.at("etc/d"), 3, b"over", Stable::FileSync).unwrap();
         let tree = fixture.tree();
         // With all that it has open.
         drop(fs);
@@ -139,4 +141,183 @@ fn a_full_disk_refuses_and_keeps() {
     })
     .join()
     .unwrap();
+}
+
+/// What a crash can leave of the data files.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Left {
+    /// All that was written, as after kill -9.
+    Everything,
+    /// What was flushed, and nothing else.
+    Flushed,
+    /// That, and the names of the others.
+    Names,
+}
+
+type DataFiles = BTreeMap<std::ffi::OsString, Vec<u8>>;
+type Timed = Vec<(PathBuf, Seen, crate::nfs::fs::Time)>;
+
+/// After an operation: the length of the journal, what the node sees, the data files, and what is flushed.
+type State = (usize, Timed, DataFiles, DataFiles);
+
+fn data_files(directory: &Path) -> DataFiles {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap())).collect()
+}
+
+/// All that a node sees, with the times of the content.
+fn timed_tree(fixture: &Fixture) -> Timed {
+    let tree = fixture.tree().into_iter();
+    tree.map(|(path, seen)| (path.clone(), seen, fixture.attr(path.to_str().unwrap()).mtime)).collect()
+}
+
+#[test]
+fn answered_writes_come_back_from_the_journal() {
+    let mut fixture = Fixture::new(fill);
+    let node = fixture.directory.path().join("nodes/n1");
+    let (journal, data) = (node.join("journal"), node.join("data"));
+    let union = Arc::clone(&fixture.union);
+    let (user, base) = (root(), fixture.root());
+    let old = fixture.write("old", b"flushed before");
+    let new = union.create(&user, &base, b"new", CreateHow::Exclusive([7; 8])).unwrap().handle;
+    let gone = fixture.create("gone").handle;
+    let image = fixture.at("etc/d");
+    let stable = |file: &Handle, at: u64, content: &[u8]| {
+        union
+            .write(&user, file, at, content, Stable::FileSync)
+            .is_ok_and(|it| (it.count as usize, it.committed) == (content.len(), Stable::FileSync))
+    };
+    let set = |file: &Handle, set: SetAttr| union.setattr(&user, file, &set, None).is_ok();
+    let cut = |size| SetAttr { size: Some(size), ..SetAttr::default() };
+    let time = crate::nfs::fs::Time { seconds: 1_700_000_000, nanos: 0 };
+    let mtime = SetAttr { mtime: Some(crate::nfs::fs::SetTime::To(time)), ..SetAttr::default() };
+    // Each with the file that is flushed on the way.
+    let steps: [(&dyn Fn() -> bool, Option<&Handle>); 20] = [
+        (&|| set(&new, SetAttr { mode: Some(0o644), ..SetAttr::default() }), None),
+        (&|| stable(&new, 0, b"first"), None),
+        (&|| stable(&new, 3, b"second piece"), None),
+        (&|| set(&new, mtime), None),
+        (&|| stable(&old, 4, b"over"), None),
+        (&|| set(&old, cut(6)), None),
+        (&|| set(&old, cut(9)), None),
+        (&|| union.link(&user, &new, &base, b"also").is_ok(), None),
+        (&|| union.commit(&user, &old).is_ok(), Some(&old)),
+        (&|| stable(&old, 2, b"again"), None),
+        (&|| stable(&old, 0, &vec![b'l'; super::recorded::LONGEST + 1]), Some(&old)),
+        (&|| stable(&old, 1, b"small on long"), None),
+        (&|| set(&old, cut(20)), None),
+        (&|| stable(&gone, 0, b"soon gone"), None),
+        (&|| union.remove(&user, &base, b"gone").is_ok(), None),
+        // A copy is flushed before its record.
+        (&|| union.write(&user, &image, 0, b"", Stable::Unstable).is_ok(), Some(&image)),
+        (&|| stable(&image, 1, b"copied up"), None),
+        (&|| set(&image, cut(0)), None),
+        (&|| stable(&image, 0, b"rewritten"), None),
+        (&|| union.rename(&user, (&base, b"new"), (&base, b"old")).is_ok(), None),
+    ];
+    let length = |octets: &[u8]| {
+        16 + super::journal::records(octets).iter().map(|record| 12 + record.len()).sum::<usize>()
+    };
+    let mut flushed = data_files(&data);
+    let mut states: Vec<State> = Vec::new();
+    let mut state = |flushed: &DataFiles| {
+        let octets = std::fs::read(&journal).unwrap();
+        states.push((length(&octets), timed_tree(&fixture), data_files(&data), flushed.clone()));
+    };
+    state(&flushed);
+    for (step, flushes) in steps {
+        let of = flushes.map(|file| format!("{:x}", union.getattr(&user, file).unwrap().fileid));
+        assert!(step());
+        if let Some(name) = of {
+            let path = data.join(&name);
+            flushed.insert(name.into(), std::fs::read(path).unwrap());
+        }
+        state(&flushed);
+    }
+    let whole = std::fs::read(&journal).unwrap();
+    let mut crash = |cut: usize, left: Left, (_, tree, all, flushed): &State| {
+        std::fs::remove_dir_all(&data).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        for (name, content) in all {
+            let content = match (left, flushed.get(name)) {
+                (Left::Everything, _) => content,
+                (_, Some(content)) => content,
+                (Left::Names, None) => &vec![],
+                (Left::Flushed, None) => continue,
+            };
+            std::fs::write(data.join(name), content).unwrap();
+        }
+        std::fs::write(&journal, &whole[..cut]).unwrap();
+        fixture.restart();
+        let seen = timed_tree(&fixture);
+        assert_eq!(seen.len(), tree.len(), "{left:?}, cut at {cut}");
+        for (expected, seen) in tree.iter().zip(&seen) {
+            assert_eq!((&seen.0, &seen.1), (&expected.0, &expected.1), "{left:?}, cut at {cut}");
+            // Other files have been made just now by this test.
+            assert_eq!(seen.2 == time, expected.2 == time, "{left:?}, cut at {cut}");
+        }
+    };
+    for (at, state) in states.iter().enumerate() {
+        let next = states.get(at + 1).map_or(state.0 + 1, |(end, ..)| *end);
+        for cut in state.0..next {
+            crash(cut, Left::Flushed, state);
+        }
+        crash(state.0, Left::Everything, state);
+        crash(state.0, Left::Names, state);
+    }
+}
+
+#[test]
+fn no_piece_comes_back_over_what_is_newer() {
+    let mut fixture = Fixture::new(fill);
+    let union = Arc::clone(&fixture.union);
+    let file = fixture.create("file").handle;
+    for (content, stable) in [(&b"journalled"[..], Stable::FileSync), (b"unstable", Stable::Unstable)] {
+        union.write(&root(), &file, 0, content, stable).unwrap();
+    }
+    fixture.restart();
+    assert_eq!(fixture.cat("file"), b"unstableed");
+    let usage = fixture.union.disk_usage("n1").unwrap();
+    assert!(usage.journal < 1 << 17, "{usage:?}");
+}
+
+#[test]
+fn a_journal_takes_a_bounded_part_of_what_is_written_and_lets_go_of_it() {
+    let fixture = Fixture::new(fill);
+    let file = fixture.create("file").handle;
+    let block = vec![1; 64 << 10];
+    let mut most = 0;
+    for at in 0..512 {
+        let written = fixture.union.write(&root(), &file, at << 16, &block, Stable::FileSync).unwrap();
+        assert_eq!(written.committed, Stable::FileSync);
+        most = most.max(fixture.union.disk_usage("n1").unwrap().journal);
+    }
+    assert!(most > 1 << 20, "{most}");
+    assert!(most < super::recorded::MOST + (4 << 20), "{most}");
+    fixture.union.table.load().by_name["n1"].shorten();
+    let left = fixture.union.disk_usage("n1").unwrap().journal;
+    assert!(left < 1 << 14, "{left}");
+    assert_eq!(fixture.attr("file").size, 512 << 16);
+}
+
+#[test]
+fn a_journal_written_anew_has_its_data_in_the_files() {
+    let mut fixture = Fixture::new(fill);
+    let union = Arc::clone(&fixture.union);
+    let data = fixture.directory.path().join("nodes/n1/data");
+    let files = [fixture.create("one").handle, fixture.create("two").handle];
+    let write = |file: &Handle, at: u64, content: &[u8]| {
+        union.write(&root(), file, at, content, Stable::FileSync).unwrap();
+    };
+    write(&files[0], 0, b"first");
+    write(&files[1], 0, b"second");
+    union.table.load().by_name["n1"].shorten();
+    let flushed = data_files(&data);
+    write(&files[0], 3, b"after");
+    for (name, content) in flushed {
+        std::fs::write(data.join(name), content).unwrap();
+    }
+    fixture.restart();
+    assert_eq!(fixture.cat("one"), b"firafter");
+    assert_eq!(fixture.cat("two"), b"second");
 }

@@ -275,7 +275,8 @@ impl Fixture {
             }
             Op::Write(path, offset, data) => {
                 let handle = self.opened(who, path)?;
-                fs.write(who, &handle, *offset, data, Stable::Unstable).map(|_| ())
+                let stable = if data.len() % 2 == 0 { Stable::FileSync } else { Stable::Unstable };
+                fs.write(who, &handle, *offset, data, stable).map(|_| ())
             }
             Op::Truncate(path, size) => {
                 let handle = self.opened(who, path)?;
