@@ -108,6 +108,17 @@ impl Peer {
         Client::connect(self.mount)?.mount(&self.path)
     }
 
+    /// Gives it the last processor and the clients the first until this is dropped, at a real-time priority: how
+    /// long a lone call takes is else a matter of where the scheduler happens to have put the two.
+    pub fn apart(&self) -> io::Result<Apart> {
+        let last = std::thread::available_parallelism()?.get() - 1;
+        let apart = Apart { pids: [self.child.id(), std::process::id()], processors: format!("0-{last}") };
+        for (pid, processor) in apart.pids.into_iter().zip([last, 0]) {
+            place(pid, &processor.to_string(), ["-f", "10"])?;
+        }
+        Ok(apart)
+    }
+
     /// CPU time that it has taken.
     pub fn cpu(&self) -> io::Result<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
@@ -116,6 +127,32 @@ impl Peer {
         let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         Ok(Duration::from_millis(ticks * 10))
     }
+}
+
+/// A server and its clients, each on a processor of its own.
+pub struct Apart {
+    pids: [u32; 2],
+    processors: String,
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        for pid in self.pids {
+            place(pid, &self.processors, ["-o", "0"]).expect("what could be set can be set back");
+        }
+    }
+}
+
+/// Sets processors and scheduling of all threads of a process.
+fn place(pid: u32, processors: &str, [policy, priority]: [&str; 2]) -> io::Result<()> {
+    let pid = pid.to_string();
+    for command in [["taskset", "-a", "-c", "-p", processors], ["chrt", "-a", policy, "-p", priority]] {
+        let output = Command::new(command[0]).args(&command[1..]).arg(&pid).output()?;
+        if !output.status.success() {
+            return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Peer {

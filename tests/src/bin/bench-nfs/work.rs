@@ -85,6 +85,7 @@ impl Work {
 
     /// Measures a server once; `round` tells what is made apart.
     pub fn measure(self, peer: &Peer, tree: &Tree, round: usize) -> io::Result<Sample> {
+        let _apart = (self == Self::GetAttr(1, 1)).then(|| peer.apart()).transpose()?;
         let (cpu, start) = (peer.cpu()?, Instant::now());
         let units = match self {
             Self::GetAttr(connections, depth) => closed_loop(peer, connections, depth, |handle, _| {
