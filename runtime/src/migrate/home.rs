@@ -212,7 +212,9 @@ impl Home {
         for (channel, ours) in &wires {
             connections.push((self.connect(channel)?, *ours));
         }
-        let (page_sender, page_receiver) = link::split(self.connect(&pages)?, page_keys)?;
+        let page_link = self.connect(&pages)?;
+        pages::hold_back(&page_link)?;
+        let (page_sender, page_receiver) = link::split(page_link, page_keys)?;
         let pid = self.pid;
         std::thread::Builder::new().name("pages".into()).spawn(move || {
             if let Err(error) = pages::serve(pid, &content, pages::Ground::Fresh, page_sender, page_receiver)

@@ -1,15 +1,21 @@
 //! A body's memory on its way: asked for page by page where the program faults, and sent ahead meanwhile.
 //!
 //! One record carries an address and a run of pages. The side that has the memory ([`serve`]) sends what is
-//! asked for first, and otherwise goes on with the rest in order; the other side ([`Pager`]) puts pages into
-//! place through a userfaultfd. Pages of zeros do not travel.
+//! asked for first, and otherwise goes on behind what was asked for last, where the program will soon be;
+//! the other side ([`Pager`]) puts pages into place through a userfaultfd. Pages of zeros do not travel.
+//!
+//! What is sent ahead stands in the way of what is asked for, so little of it may be on its way
+//! ([`hold_back`]).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
 use super::link::{LinkError, Receiver, Sender};
@@ -42,30 +48,72 @@ pub fn serve(
     mut sender: Sender,
     mut receiver: Receiver,
 ) -> Result<(), LinkError> {
-    let mut rest = content.iter().copied().filter(|(start, end)| start < end);
-    let mut current = rest.next();
+    let mut rest = Rest::of(content);
     let mut told = false;
     loop {
-        let waits = if current.is_some() || !told { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let waits = if told { PollTimeout::NONE } else { PollTimeout::ZERO };
         let mut ready = [PollFd::new(receiver.as_fd(), PollFlags::POLLIN)];
         let asked = poll(&mut ready, waits).map_err(io::Error::from)? > 0;
         if asked {
             let address = address(receiver.record()?)?;
-            let end =
-                content.iter().find(|(start, end)| (*start..*end).contains(&address)).map(|range| range.1);
-            let Some(end) = end else {
+            if let Some((start, end)) = rest.run_from(address) {
+                send_memory(pid, &mut sender, start, end, ground, true)?;
+            } else if is_zero(pid, address) {
+                // What has been sent is on its way, but zeros have not been.
                 send(&mut sender, address, &[])?;
-                continue;
-            };
-            send_memory(pid, &mut sender, address, end.min(address + RUN), ground, true)?;
-        } else if let Some((start, end)) = current {
-            let part = end.min(start + RUN);
-            send_memory(pid, &mut sender, start, part, ground, false)?;
-            current = if part < end { Some((part, end)) } else { rest.next() };
+            }
+        } else if let Some((start, end)) = rest.next() {
+            send_memory(pid, &mut sender, start, end, ground, false)?;
         } else if !told {
             send(&mut sender, DONE, &[])?;
             told = true;
         }
+    }
+}
+
+/// Bounds what is on its way to a quarter of a megabyte, a few milliseconds of a Gigabit link.
+///
+/// # Errors
+/// Those of the socket.
+pub fn hold_back(stream: &impl AsFd) -> io::Result<()> {
+    const OCTETS: usize = 128 << 10;
+    setsockopt(stream, sockopt::SndBuf, &OCTETS)?;
+    Ok(setsockopt(stream, sockopt::RcvBuf, &OCTETS)?)
+}
+
+/// What has not been sent yet: ranges by their start, and where to go on.
+struct Rest {
+    ranges: BTreeMap<u64, u64>,
+    next: u64,
+}
+
+impl Rest {
+    fn of(content: &[(u64, u64)]) -> Self {
+        Self { ranges: content.iter().copied().filter(|(start, end)| start < end).collect(), next: 0 }
+    }
+
+    /// Takes a run from `address` on; `None` where that is not to be sent, or has been.
+    fn run_from(&mut self, address: u64) -> Option<(u64, u64)> {
+        let (&start, &end) = self.ranges.range(..=address).next_back().filter(|(_, end)| address < **end)?;
+        self.ranges.remove(&start);
+        if start < address {
+            self.ranges.insert(start, address);
+        }
+        let behind = end.min(address + RUN);
+        if behind < end {
+            self.ranges.insert(behind, end);
+        }
+        self.next = behind;
+        Some((address, behind))
+    }
+}
+
+impl Iterator for Rest {
+    type Item = (u64, u64);
+
+    fn next(&mut self) -> Option<(u64, u64)> {
+        let (&start, _) = self.ranges.range(self.next..).chain(&self.ranges).next()?;
+        self.run_from(start)
     }
 }
 
@@ -90,20 +138,8 @@ fn send_memory(
     asked: bool,
 ) -> Result<(), LinkError> {
     let mut memory = vec![0_u8; usize::try_from(end - start).unwrap_or(0)];
+    read(pid, start, &mut memory);
     let page = usize::try_from(PAGE).unwrap_or(0);
-    let mut at = 0;
-    while at < memory.len() {
-        at += sys::read_memory(pid, start + at as u64, &mut memory[at..]).unwrap_or(0);
-        if at < memory.len() {
-            // A page that the process may not read itself has content all the same; one behind the end of a
-            // file has none.
-            let end = (at / page + 1) * page;
-            if sys::force_read(pid, start + at as u64, &mut memory[at..end]).is_err() {
-                memory[at..end].fill(0);
-            }
-            at = end;
-        }
-    }
     let mut run: Option<usize> = None;
     let pages = memory.len() / page;
     for number in 0..=pages {
@@ -125,11 +161,37 @@ fn send_memory(
     Ok(())
 }
 
+fn is_zero(pid: Pid, address: u64) -> bool {
+    let mut page = vec![0; usize::try_from(PAGE).unwrap_or(0)];
+    read(pid, address, &mut page);
+    page.iter().all(|octet| *octet == 0)
+}
+
+/// Reads whole pages of a process that does not change them.
+fn read(pid: Pid, start: u64, memory: &mut [u8]) {
+    let page = usize::try_from(PAGE).unwrap_or(0);
+    let mut at = 0;
+    while at < memory.len() {
+        at += sys::read_memory(pid, start + at as u64, &mut memory[at..]).unwrap_or(0);
+        if at < memory.len() {
+            // A page that the process may not read itself has content all the same; one behind the end of a
+            // file has none.
+            let end = (at / page + 1) * page;
+            if sys::force_read(pid, start + at as u64, &mut memory[at..end]).is_err() {
+                memory[at..end].fill(0);
+            }
+            at = end;
+        }
+    }
+}
+
 /// Puts a body's pages into place as they come.
 #[derive(Debug)]
 pub struct Pager {
     userfaultfd: Userfaultfd,
     places: Mutex<Places>,
+    /// Told of each change of `places`.
+    changed: Condvar,
     content: Vec<(u64, u64)>,
 }
 
@@ -141,11 +203,22 @@ struct Places {
 }
 
 impl Places {
-    /// Where a page of home belongs now; `None`: nowhere.
-    fn now(&self, address: u64) -> Option<u64> {
-        self.changes.iter().try_fold(address, |at, (start, end, to)| {
-            if (*start..*end).contains(&at) { to.map(|to| to + (at - start)) } else { Some(at) }
-        })
+    /// Where a page of home belongs now (`None`: nowhere), and how many octets of `length` from there on
+    /// belong behind it.
+    fn now(&self, address: u64, mut length: u64) -> (Option<u64>, u64) {
+        let mut at = address;
+        for (start, end, to) in &self.changes {
+            if (*start..*end).contains(&at) {
+                length = length.min(end - at);
+                match to {
+                    Some(to) => at = to + (at - start),
+                    None => return (None, length),
+                }
+            } else if at < *start {
+                length = length.min(start - at);
+            }
+        }
+        (Some(at), length)
     }
 
     /// Of which page at home the content of this one is; `None`: it is zero.
@@ -167,34 +240,46 @@ impl Pager {
     /// A pager for what has been registered with `userfaultfd`; `content`: what comes from home, all else is
     /// zero.
     pub fn new(userfaultfd: Userfaultfd, content: Vec<(u64, u64)>) -> Arc<Self> {
-        Arc::new(Self { userfaultfd, places: Mutex::default(), content })
+        Arc::new(Self { userfaultfd, places: Mutex::default(), changed: Condvar::new(), content })
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        // A change is whole before anything can fail.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the thread that hears of changes have its turn: the kernel takes no pages while one is on its way
+    /// to it, nor until the program, which waits for that, runs again. Nothing tells of the latter.
+    fn let_change(&self, places: MutexGuard<'_, Places>) {
+        let waited = self.changed.wait_timeout(places, Duration::from_millis(1));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Puts a run of pages into place.
+    ///
+    /// # Errors
+    /// The process is gone.
     pub fn put(&self, address: u64, memory: &[u8]) -> io::Result<()> {
         let page = usize::try_from(PAGE).unwrap_or(0);
-        let (mut at, mut whole) = (0, true);
+        let (mut at, mut one_by_one) = (0, false);
         while at < memory.len() {
-            let home = address + at as u64;
-            // Held while the page is put there, and not while we wait for those that need it to go on.
-            let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            whole &= places.changes.is_empty();
-            let Some(to) = places.now(home) else {
-                at += page;
+            // Held while the pages are put there, and not while we wait for those that need it to go on.
+            let places = self.places();
+            let left = if one_by_one { page } else { memory.len() - at };
+            let (to, length) = places.now(address + at as u64, left as u64);
+            let part = &memory[at..at + usize::try_from(length).unwrap_or(page)];
+            let Some(to) = to else {
+                at += part.len();
                 continue;
             };
-            let part = if whole { &memory[at..] } else { &memory[at..at + page] };
             match self.userfaultfd.copy(to, part) {
                 (done, None) => at += usize::try_from(done).unwrap_or(0),
                 (done, Some(error)) => match error.raw_os_error() {
                     // Some of it is in place already; or the mappings change while we copy.
                     Some(libc::EAGAIN) if done > 0 => at += usize::try_from(done).unwrap_or(0),
-                    Some(libc::EAGAIN) => {
-                        drop(places);
-                        std::thread::yield_now();
-                    }
+                    Some(libc::EAGAIN) => self.let_change(places),
                     // The program has divided a mapping meanwhile, or has some of these pages: one by one.
-                    Some(libc::EEXIST | libc::ENOENT) if part.len() > page => whole = false,
+                    Some(libc::EEXIST | libc::ENOENT) if part.len() > page => one_by_one = true,
                     // There already, or given up.
                     Some(libc::EEXIST | libc::ENOENT | libc::EFAULT) => {
                         self.userfaultfd.wake(to, PAGE)?;
@@ -221,22 +306,25 @@ impl Pager {
                 return Ok(());
             }
             if memory.is_empty() {
-                while !self.zero(address)? {
-                    std::thread::yield_now();
-                }
+                self.zero(address)?;
             } else {
                 self.put(address, memory)?;
             }
         }
     }
 
-    /// Puts a page of zeros where the page `home` of home's is now. `false`: the mappings change meanwhile, and
-    /// it has to be tried again once that has been heard of.
-    fn zero(&self, home: u64) -> io::Result<bool> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.now(home).map_or(Ok(true), |page| self.zero_here(page))
+    /// Puts a page of zeros where the page `home` of home's is now.
+    fn zero(&self, home: u64) -> io::Result<()> {
+        loop {
+            let places = self.places();
+            match places.now(home, PAGE) {
+                (Some(page), _) if !self.zero_here(page)? => self.let_change(places),
+                _ => return Ok(()),
+            }
+        }
     }
 
+    /// `false`: the mappings change meanwhile, and it has to be tried again.
     fn zero_here(&self, page: u64) -> io::Result<bool> {
         match self.userfaultfd.zero(page, PAGE) {
             Ok(()) => Ok(true),
@@ -301,7 +389,7 @@ impl Pager {
         match kind & 0xff {
             PAGEFAULT => {
                 let page = two & !(PAGE - 1);
-                let home = self.places.lock().unwrap_or_else(PoisonError::into_inner).home(page);
+                let home = self.places().home(page);
                 let held = |home: &u64| self.content.iter().any(|(start, end)| (*start..*end).contains(home));
                 match home.filter(held) {
                     Some(home) => sender.put(&home.to_le_bytes())?,
@@ -310,11 +398,12 @@ impl Pager {
                 }
             }
             REMAP => {
-                let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-                places.change(one, one + three, Some(two));
+                self.places().change(one, one + three, Some(two));
+                self.changed.notify_one();
             }
             REMOVE | UNMAP => {
-                self.places.lock().unwrap_or_else(PoisonError::into_inner).change(one, two, None);
+                self.places().change(one, two, None);
+                self.changed.notify_one();
                 // Who waits there for a page that home is sending waits for nothing any more. A range that has
                 // been unmapped has nobody to wake.
                 let _gone = self.userfaultfd.wake(one, two - one);
@@ -340,7 +429,7 @@ impl Pager {
 
 #[cfg(test)]
 mod tests {
-    use super::Places;
+    use super::{PAGE, Places, RUN, Rest};
 
     #[test]
     fn pages_follow_what_the_program_does_with_its_mappings() {
@@ -348,13 +437,38 @@ mod tests {
         places.change(100, 200, None);
         places.change(150, 160, None);
         assert_eq!(
-            [90, 100, 155, 170, 200].map(|page| places.now(page)),
+            [90, 100, 155, 170, 200].map(|page| places.now(page, 1).0),
             [Some(90), None, None, None, Some(200)]
         );
         assert_eq!([90, 170].map(|page| places.home(page)), [Some(90), None]);
         places.change(300, 400, Some(500));
         places.change(550, 560, None);
-        assert_eq!([300, 355, 399].map(|page| places.now(page)), [Some(500), None, Some(599)]);
+        assert_eq!([300, 355, 399].map(|page| places.now(page, 1).0), [Some(500), None, Some(599)]);
         assert_eq!([500, 555, 599, 300].map(|page| places.home(page)), [Some(300), None, Some(399), None]);
+    }
+    #[test]
+    fn runs_end_where_what_became_of_the_pages_differs() {
+        let mut places = Places::default();
+        assert_eq!(places.now(90, 50), (Some(90), 50));
+        places.change(100, 200, Some(300));
+        assert_eq!(places.now(90, 50), (Some(90), 10));
+        assert_eq!(places.now(150, 90), (Some(350), 50));
+        places.change(370, 380, None);
+        assert_eq!(places.now(150, 90), (Some(350), 20));
+        assert_eq!(places.now(175, 90), (None, 5));
+    }
+
+    #[test]
+    fn all_is_sent_once_and_first_what_is_asked_for() {
+        let (first, second) = (16 * PAGE, 1000 * PAGE);
+        let mut rest = Rest::of(&[(first, first + 3 * RUN), (second, second + PAGE), (5, 5)]);
+        assert_eq!(rest.next(), Some((first, first + RUN)));
+        let asked = first + RUN + 2 * PAGE;
+        assert_eq!(rest.run_from(asked), Some((asked, asked + RUN)));
+        assert_eq!(rest.run_from(asked), None, "it has been");
+        assert_eq!(rest.run_from(second + PAGE), None, "it is not there");
+        let left: Vec<_> = rest.collect();
+        let behind = asked + RUN;
+        assert_eq!(left, [(behind, first + 3 * RUN), (second, second + PAGE), (first + RUN, asked)]);
     }
 }

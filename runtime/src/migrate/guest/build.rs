@@ -21,7 +21,7 @@ use crate::migrate::freeze::{empty_process, empty_thread, octets, octets_mut, re
 use crate::migrate::image::{Channel, Image, ThreadImage, ToHome};
 use crate::migrate::link;
 use crate::migrate::look::{self, PAGE};
-use crate::migrate::pages::Pager;
+use crate::migrate::pages::{Pager, hold_back};
 use crate::migrate::sys::{self, Userfaultfd};
 
 /// Behind the plan, where the vDSO goes aside.
@@ -53,6 +53,7 @@ impl Guest {
             streams.push(self.connection(channel.token)?);
         }
         let page_stream = self.connection(pages.token)?;
+        hold_back(&page_stream)?;
         let page_link = link::split(page_stream, pages.keys)?;
         let plan_octets = plan_size(&image);
         let (ours, theirs) = control_pair()?;

@@ -77,8 +77,7 @@ impl Trip {
         };
         let guest = link.places[1].run(|| side(there, &key([1, 2], "guest"), &["guest"]));
         let mut home = link.places[0].run(|| side(here, &key([2, 1], "home"), &["home", &pid.to_string()]));
-        let mut trip =
-            Self { said: BufReader::new(home.stdout.take().unwrap()), home, guest, _keys: keys };
+        let mut trip = Self { said: BufReader::new(home.stdout.take().unwrap()), home, guest, _keys: keys };
         let mut line = String::new();
         trip.said.read_line(&mut line).unwrap();
         assert_eq!(line, "away\n", "process {pid} did not move");

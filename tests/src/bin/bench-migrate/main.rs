@@ -101,7 +101,10 @@ fn calls(link: &Link, rounds: usize) {
     let mut plain: Vec<f64> = (0..rounds).map(|_| plain::ping_pong(link)).collect();
     plain.sort_by(f64::total_cmp);
     let plain = median(&plain);
-    println!("\nA ping-pong of the same size under the same cipher takes {plain:.0} ns; a forwarded call {:.2} × that.", forwarded / plain);
+    println!(
+        "\nA ping-pong of the same size under the same cipher takes {plain:.0} ns; a forwarded call {:.2} × that.",
+        forwarded / plain
+    );
 }
 
 fn phases(link: &Link, kind: Kind) -> [f64; 3] {
