@@ -72,6 +72,20 @@ struct Deputy {
     slot: u32,
     /// It stands still (a ptrace stop) and waits to be let go.
     stopped: bool,
+    /// It does so until the other node has handed a signal on.
+    delivering: bool,
+}
+
+impl Deputy {
+    fn new(tracee: Tracee, tgid: i32, slot: u32) -> Self {
+        Self { tracee, tgid, slot, stopped: false, delivering: false }
+    }
+
+    /// Lets it go on.
+    fn go_on(&mut self) -> io::Result<()> {
+        (self.stopped, self.delivering) = (false, false);
+        sys::cont(self.tracee.tid, 0)
+    }
 }
 
 /// How a process that was away came to its end here.
@@ -130,6 +144,8 @@ struct OnItsWay {
     tid: i32,
     /// `siginfo_t`; `None`: it only tells what the kernel has done here already (job control).
     info: Option<Vec<u8>>,
+    /// The deputy that stands still until it has been handed on.
+    holds: Option<i32>,
 }
 
 impl Home {
@@ -177,8 +193,7 @@ impl Home {
         match begun {
             Ok(()) => {
                 for (tracee, image) in frozen.threads.into_iter().zip(&frozen.image.threads) {
-                    let deputy = Deputy { tracee, tgid: pid.as_raw(), slot: image.slot, stopped: false };
-                    home.deputies.insert(image.tid, deputy);
+                    home.deputies.insert(image.tid, Deputy::new(tracee, pid.as_raw(), image.slot));
                 }
                 Ok(home)
             }

@@ -139,7 +139,7 @@ impl Home {
     fn send_signal(&mut self, tgid: i32, signal: i32) -> Result<(), HomeError> {
         let mut info = vec![0; 128];
         info[..4].copy_from_slice(&signal.to_ne_bytes());
-        self.on_their_way.push_back(OnItsWay { tgid, tid: 0, info: None });
+        self.on_their_way.push_back(OnItsWay { tgid, tid: 0, info: None, holds: None });
         Ok(self.sender.send(&ToRemote::Signal { tgid, tid: 0, info })?)
     }
 
@@ -156,12 +156,16 @@ impl Home {
                 let code = i32::from_ne_bytes([info[8], info[9], info[10], info[11]]);
                 // tgkill(2) means this thread.
                 let target = if code == libc::SI_TKILL { tid.as_raw() } else { 0 };
-                self.on_their_way.push_back(OnItsWay { tgid, tid: target, info: Some(info.clone()) });
+                let held = self.in_call(tid)? || ptrace::getregs(tid)?.rip == self.labels[1];
+                let holds = held.then_some(tid.as_raw());
+                let info_here = Some(info.clone());
+                self.on_their_way.push_back(OnItsWay { tgid, tid: target, info: info_here, holds });
                 self.sender.send(&ToRemote::Signal { tgid, tid: target, info })?;
-                if self.in_call(tid)? {
-                    // It goes on when the body has the signal: so it sees what the call comes to.
+                if held {
+                    // It goes on when the body has the signal: so that finds it there when the call returns, as
+                    // it would at home (kill(2) of oneself), or sees that the call was interrupted.
                     if let Some(deputy) = self.deputies.get_mut(&tid.as_raw()) {
-                        deputy.stopped = true;
+                        (deputy.stopped, deputy.delivering) = (true, true);
                     }
                     return Ok(());
                 }
@@ -193,10 +197,7 @@ impl Home {
             }
             ptrace::setregs(pid, registers)?;
         }
-        if let Some(deputy) = self.deputies.get_mut(&tid) {
-            deputy.stopped = false;
-        }
-        Ok(sys::cont(pid, 0)?)
+        self.deputies.get_mut(&tid).map_or(Ok(()), |deputy| Ok(deputy.go_on()?))
     }
 
     /// The call `seq` of a thread is not waited for any longer.
@@ -210,14 +211,15 @@ impl Home {
         }
         // Not begun yet, it does not begin.
         sys::write_memory(tgid, at, &seq.to_le_bytes())?;
+        if self.deputies.get(&tid).is_some_and(|deputy| deputy.delivering) {
+            // It goes on with the signal, and is told then.
+            return Ok(());
+        }
         let thread = self.thread(tgid, slot)?;
         if thread.busy != 0 && thread.seq == seq {
             self.interrupt_call(tid)?;
-        } else {
-            if let Some(deputy) = self.deputies.get_mut(&tid) {
-                deputy.stopped = false;
-            }
-            sys::cont(Pid::from_raw(tid), 0)?;
+        } else if let Some(deputy) = self.deputies.get_mut(&tid) {
+            deputy.go_on()?;
         }
         Ok(())
     }
@@ -278,8 +280,7 @@ impl Home {
         sys::set_signal_mask(tracee.tid, mask)?;
         let address = layout::slot(self.base, slot);
         tracee.enter(self.entry, address + SLOT - 64, layout::ENTER_RESIDENT, address)?;
-        let deputy = Deputy { tracee, tgid, slot: slot_number, stopped: false };
-        self.deputies.insert(child, deputy);
+        self.deputies.insert(child, Deputy::new(tracee, tgid, slot_number));
         if process && self.recalled {
             self.sender.send(&ToRemote::Freeze { tgid })?;
         }
@@ -306,19 +307,12 @@ impl Home {
         tracing::debug!(%message, "the other node says");
         match message {
             ToHome::Signalled { tgid, calls } => {
-                if let Some(place) = self.on_their_way.iter().position(|signal| signal.tgid == tgid) {
-                    self.on_their_way.remove(place);
-                }
-                let held: Vec<i32> = self
-                    .deputies
-                    .iter()
-                    .filter(|(_, deputy)| deputy.tgid == tgid && deputy.stopped)
-                    .map(|(tid, _)| *tid)
-                    .collect();
-                for tid in held {
-                    if self.in_call(Pid::from_raw(tid))? {
-                        self.interrupt_call(tid)?;
-                    }
+                let place = self.on_their_way.iter().position(|signal| signal.tgid == tgid);
+                let signal = place.and_then(|place| self.on_their_way.remove(place));
+                if let Some(tid) = signal.and_then(|signal| signal.holds)
+                    && self.deputies.get(&tid).is_some_and(|deputy| deputy.delivering)
+                {
+                    self.interrupt_call(tid)?;
                 }
                 for (tid, seq) in calls {
                     self.cancel(tid, seq)?;

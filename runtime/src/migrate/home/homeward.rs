@@ -93,8 +93,7 @@ impl Home {
         tracing::warn!(tgid, %reason, "the process stays away");
         self.recalled &= tgid != self.pid.as_raw();
         for deputy in self.deputies.values_mut().filter(|deputy| deputy.tgid == tgid && deputy.stopped) {
-            deputy.stopped = false;
-            sys::cont(deputy.tracee.tid, 0)?;
+            deputy.go_on()?;
         }
         Ok(self.sender.send(&ToRemote::Thaw { tgid })?)
     }
