@@ -114,19 +114,27 @@ impl Namespace {
         format!("--net={}", self.path().display())
     }
 
-    /// Every process that lives in it.
+    /// Every process that lives in it: one that was killed as long as a thread of it is there, which the disk
+    /// may hold up, and with it all that the process had open.
     pub fn processes(&self) -> Result<Vec<Pid>, Error> {
         let Ok(own) = fs::metadata(self.path()) else { return Ok(Vec::new()) };
         let proc = PathBuf::from("/proc");
         let entries = fs::read_dir(&proc).map_err(Error::io("read", &proc))?;
         // A process that ends while we look is not there; so the errors of one entry say nothing.
+        let is_in_it = |of: &Path| {
+            let net = fs::metadata(of.join("ns/net")).ok()?;
+            Some((net.dev(), net.ino()) == (own.dev(), own.ino()))
+        };
+        let lives_in_it = |process: &Path| {
+            let threads = || fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+            is_in_it(process)
+                .unwrap_or_else(|| threads().any(|thread| is_in_it(&thread.path()) == Some(true)))
+        };
         Ok(entries
             .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw))
-            .filter(|pid| {
-                fs::metadata(format!("/proc/{pid}/ns/net"))
-                    .is_ok_and(|net| (net.dev(), net.ino()) == (own.dev(), own.ino()))
-            })
+            .filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.parse().ok()?)))
+            .filter(|(path, _)| lives_in_it(path))
+            .map(|(_, pid)| Pid::from_raw(pid))
             .collect())
     }
 
