@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::sys::signal::SigSet;
 use tesela_runtime::agent::moves::Moves;
 use tesela_runtime::agent::{self, Config};
 use tesela_runtime::migrate;
@@ -32,6 +33,10 @@ fn main() -> ExitCode {
     let Some((path, task)) = arguments(std::env::args().skip(1)) else {
         return fail(USAGE, 2);
     };
+    // Whoever starts it may have some for himself, and they would be so in all that it starts.
+    if let Err(error) = SigSet::empty().thread_set_mask() {
+        return fail(&format!("cannot let signals through: {error}"), 1);
+    }
     match task {
         Task::Home(pid) => return side(|| migrate::home_side(pid)),
         Task::Guest => return side(migrate::guest_side),

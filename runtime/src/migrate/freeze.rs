@@ -62,13 +62,14 @@ pub fn movable(lines: &[Line]) -> Result<Vec<Mapping>, &'static str> {
     .collect()
 }
 
-/// Stops a process and reads it.
+/// Stops a process and reads it. `agreed`: its [`look::rights`] when the other node was asked; it may have
+/// executed a program that belongs to someone else since, or be another process of the same id.
 ///
 /// # Errors
 /// [`FreezeError`]; the process goes on as it was.
-pub fn freeze(pid: Pid) -> Result<Frozen, FreezeError> {
+pub fn freeze(pid: Pid, agreed: Option<&str>) -> Result<Frozen, FreezeError> {
     let mut threads = Vec::new();
-    match stop_and_read(pid, &mut threads) {
+    match stop_and_read(pid, agreed, &mut threads) {
         Ok((image, syscall, entry, labels)) => Ok(Frozen { threads, image, syscall, entry, labels }),
         Err(error) => {
             release(threads);
@@ -86,7 +87,11 @@ fn release(threads: Vec<Tracee>) {
     }
 }
 
-fn stop_and_read(pid: Pid, threads: &mut Vec<Tracee>) -> Result<(Image, u64, u64, [u64; 3]), FreezeError> {
+fn stop_and_read(
+    pid: Pid,
+    agreed: Option<&str>,
+    threads: &mut Vec<Tracee>,
+) -> Result<(Image, u64, u64, [u64; 3]), FreezeError> {
     // A thread that is not stopped yet can make another one.
     loop {
         let before = threads.len();
@@ -108,6 +113,11 @@ fn stop_and_read(pid: Pid, threads: &mut Vec<Tracee>) -> Result<(Image, u64, u64
     }
     if threads.len() as u64 > SLOTS / 2 {
         return Err(FreezeError::CantMove("threads"));
+    }
+    if let Some(agreed) = agreed
+        && look::rights(pid)? != agreed
+    {
+        return Err(FreezeError::CantMove("changed"));
     }
     let lines = look::maps(pid)?;
     let maps = movable(&lines).map_err(FreezeError::CantMove)?;

@@ -34,6 +34,8 @@ use init::Init;
 
 /// The remote side ends a body whose home it has not heard of for so long.
 pub const REMOTE_PATIENCE: Duration = Duration::from_secs(50);
+/// Connections that have not said whose they are, or are not waited for yet: no more are kept.
+const STRANGERS: usize = 1024;
 /// How long a connection may take to say which one it is.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -99,16 +101,20 @@ pub struct Guest {
     finish: Arc<OwnedFd>,
     /// Connections by which the memory of bodies that are being built comes.
     page_links: HashMap<i32, (Sender, Receiver)>,
+    /// The user whose processes this node has agreed to; `None`: any.
+    agreed: Option<u32>,
+    /// Connections that have not said which one is meant.
+    strangers: Vec<TcpStream>,
 }
 
 impl Guest {
-    /// Takes a process in, and keeps it until it has gone home or ended.
+    /// Takes a process in, and keeps it until it has gone home or ended; `agreed`: only one of this user's.
     ///
     /// The caller has a single thread.
     ///
     /// # Errors
     /// [`GuestError`]; nothing of the guest is left.
-    pub fn serve(stream: TcpStream, keys: Keys) -> Result<(), GuestError> {
+    pub fn serve(stream: TcpStream, keys: Keys, agreed: Option<u32>) -> Result<(), GuestError> {
         let init = Init::start()?;
         let address = stream.local_addr()?;
         let listener = TcpListener::bind(SocketAddr::new(address.ip(), 0))?;
@@ -125,6 +131,8 @@ impl Guest {
             finished,
             finish: Arc::new(finish),
             page_links: HashMap::new(),
+            agreed,
+            strangers: Vec::new(),
         };
         let maps = look::maps(Pid::this())?;
         let (vdso, _) = look::vdso(Pid::this(), &maps)?;
@@ -330,20 +338,34 @@ impl Guest {
             if let Some(stream) = self.waiting.remove(&token) {
                 return Ok(stream);
             }
-            let mut ready = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            let unknown = self.strangers.iter().map(TcpStream::as_fd);
+            let mut ready: Vec<_> = std::iter::once(self.listener.as_fd())
+                .chain(unknown)
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                .collect();
             let left = TOKEN_PATIENCE.saturating_sub(begun.elapsed());
             poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
-            if ready[0].any() != Some(true) {
-                continue;
+            let ready: Vec<bool> = ready.iter().map(|one| one.any() == Some(true)).collect();
+            let mut spoke = ready[1..].iter();
+            let (speak, silent) =
+                std::mem::take(&mut self.strangers).into_iter().partition(|_| spoke.next() == Some(&true));
+            self.strangers = silent;
+            let speak: Vec<TcpStream> = speak;
+            for mut stream in speak {
+                // Whoever does not know a token is nobody that is waited for.
+                stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+                let mut said = Token::default();
+                if stream.read_exact(&mut said).is_ok() && self.waiting.len() < STRANGERS {
+                    stream.set_read_timeout(None)?;
+                    self.waiting.insert(said, stream);
+                }
             }
-            let (mut stream, _) = self.listener.accept()?;
-            stream.set_nodelay(true)?;
-            // Whoever does not know a token is nobody that is waited for.
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            let mut said = Token::default();
-            if stream.read_exact(&mut said).is_ok() {
-                stream.set_read_timeout(None)?;
-                self.waiting.insert(said, stream);
+            if ready[0] {
+                let (stream, _) = self.listener.accept()?;
+                stream.set_nodelay(true)?;
+                if self.strangers.len() < STRANGERS {
+                    self.strangers.push(stream);
+                }
             }
         }
         Err(io::Error::new(io::ErrorKind::TimedOut, "its home does not connect").into())

@@ -153,7 +153,12 @@ impl Home {
     ///
     /// # Errors
     /// [`HomeError`]; unless the body had begun to run, the process goes on at home.
-    pub fn send_off(pid: Pid, stream: TcpStream, keys: Keys) -> Result<Self, HomeError> {
+    pub fn send_off(
+        pid: Pid,
+        agreed: Option<&str>,
+        stream: TcpStream,
+        keys: Keys,
+    ) -> Result<Self, HomeError> {
         let peer = stream.peer_addr()?.ip();
         stream.set_read_timeout(Some(BUILD_PATIENCE))?;
         let (sender, mut receiver) = link::split(stream, keys)?;
@@ -162,7 +167,7 @@ impl Home {
         };
         let mask = block_signals()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        let mut frozen = freeze::freeze(pid)?;
+        let mut frozen = freeze::freeze(pid, agreed)?;
         let mut home = Self {
             pid,
             peer,

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
 
 use nix::unistd::Pid;
 use sha2::{Digest as _, Sha256};
@@ -60,12 +61,20 @@ impl Line {
     }
 }
 
+/// A file of /proc that has names in it, which are any octets.
+///
+/// # Errors
+/// Those of reading.
+pub fn text(path: impl AsRef<Path>) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
 /// Its mappings.
 ///
 /// # Errors
 /// Those of /proc.
 pub fn maps(pid: Pid) -> io::Result<Vec<Line>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let text = text(format!("/proc/{pid}/maps"))?;
     text.lines()
         .map(|line| Line::parse(line).ok_or_else(|| io::Error::other(format!("maps: {line}"))))
         .collect()
@@ -89,7 +98,7 @@ pub fn threads(pid: Pid) -> io::Result<Vec<Pid>> {
 /// # Errors
 /// Those of /proc.
 pub fn marks(pid: Pid) -> io::Result<[u64; 11]> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let text = text(format!("/proc/{pid}/stat"))?;
     let behind = text.rsplit_once(") ").map(|(_, behind)| behind).unwrap_or_default();
     let fields: Vec<u64> =
         behind.split_ascii_whitespace().skip(1).map(|word| word.parse().unwrap_or(0)).collect();
@@ -126,12 +135,21 @@ pub fn ids(pid: Pid, key: &str) -> io::Result<[u32; 4]> {
     Ok(ids)
 }
 
+/// Whose it is, and whether it has capabilities: what another node's consent to a move rests on.
+///
+/// # Errors
+/// Those of /proc.
+pub fn rights(pid: Pid) -> io::Result<String> {
+    let capable = !status(pid, "CapPrm")?.trim_start_matches('0').is_empty();
+    Ok(format!("{:?} {capable}", ids(pid, "Uid")?))
+}
+
 /// The value of a line of /proc/PID/status.
 ///
 /// # Errors
 /// Those of /proc; `NotFound` where there is no such line.
 pub fn status(pid: Pid, key: &str) -> io::Result<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let text = text(format!("/proc/{pid}/status"))?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     value.map(|value| value.trim().to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
 }

@@ -69,6 +69,10 @@ fn tell(line: &str) {
     }
 }
 
+/// Environment of the two sides: what the nodes have agreed about. For `teselad home` the process's
+/// [`look::rights`], for `teselad guest` the user, where it is one without any rights of root's.
+pub const AGREED: &str = "TESELA_AGREED";
+
 /// Sends a process off and keeps its deputy: `teselad home PID`. Writes [`AWAY`] or [`STAYS`].
 ///
 /// # Errors
@@ -77,9 +81,11 @@ pub fn home_side(pid: i32) -> Result<(), SideError> {
     // Not even a wish that comes at once ends this program.
     home::block_signals().map_err(io::Error::from)?;
     let (stream, keys) = handed_over()?;
-    let home = home::Home::send_off(Pid::from_raw(pid), stream, keys).inspect_err(|error| {
-        tell(&format!("{STAYS}{}", error.to_string().replace('\n', "; ")));
-    })?;
+    let agreed = std::env::var(AGREED).ok();
+    let home =
+        home::Home::send_off(Pid::from_raw(pid), agreed.as_deref(), stream, keys).inspect_err(|error| {
+            tell(&format!("{STAYS}{}", error.to_string().replace('\n', "; ")));
+        })?;
     tell(AWAY);
     home.run()?;
     Ok(())
@@ -91,7 +97,8 @@ pub fn home_side(pid: i32) -> Result<(), SideError> {
 /// [`SideError`].
 pub fn guest_side() -> Result<(), SideError> {
     let (stream, keys) = handed_over()?;
-    Ok(guest::Guest::serve(stream, keys)?)
+    let agreed = std::env::var(AGREED).ok().and_then(|uid| uid.parse().ok());
+    Ok(guest::Guest::serve(stream, keys, agreed)?)
 }
 
 /// The connection is descriptor 3, its keys come by the standard input.

@@ -121,7 +121,8 @@ impl Node {
         settle_data(&mut state, &data).map_err(UnionError::io(&data))?;
         let data = Data {
             directory: File::open(&data).map_err(UnionError::io(&data))?,
-            changed: Mutex::default(),
+            // What a master that was killed, or the replay, has put there may not have been flushed.
+            changed: Mutex::new(true),
             failed: AtomicBool::default(),
         };
         Ok(Self {

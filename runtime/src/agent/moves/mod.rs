@@ -216,7 +216,7 @@ impl Moves {
 
     /// Moves a process at the wish of this user, and says where it is then.
     async fn migrate(&self, caller: u32, pid: i32, to: &str) -> Result<Answer, MoveError> {
-        let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+        let mut process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
         let pid = process.pid;
         process.may_be_moved_by(caller)?;
         let config = self.config()?;
@@ -244,11 +244,16 @@ impl Moves {
                 return Ok(Answer::At { pid, node: side.node, home: config.node });
             }
             recall(pid, &side, &config.node).await?;
+            // It may have become someone else's meanwhile.
+            process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+            process.may_be_moved_by(caller)?;
         }
         let node = match target {
             Some(peer) => {
                 self.send_off(&config, &peer, &process).await?;
-                notes.change(pid, |note| note.nmigs += 1)?;
+                if let Err(error) = notes.change(pid, |note| note.nmigs += 1) {
+                    tracing::warn!(pid, %error, "this move is not counted");
+                }
                 peer.name
             }
             None => config.node.clone(),
@@ -262,7 +267,7 @@ impl Moves {
         let (socket, keys) = remote::send(config, node, address, process)
             .await
             .map_err(|source| MoveError::Peer { node: node.clone(), address, source })?;
-        match side::send_off(pid, Ends { here: &config.node, there: node }, socket, keys).await? {
+        match side::send_off(process, Ends { here: &config.node, there: node }, socket, keys).await? {
             Outcome::Away => {
                 tracing::info!(pid, uid = process.uids[1], node, "away");
                 Ok(())

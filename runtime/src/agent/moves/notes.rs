@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::migrate::look;
+
 /// Of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
@@ -71,7 +73,7 @@ impl Notes {
 
 /// When a process was started.
 fn started(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = look::text(format!("/proc/{pid}/stat"))?;
     // The second field, the program's name in brackets, can have brackets and blanks in it.
     let rest = stat.rsplit_once(')').map(|(_, rest)| rest);
     rest.and_then(|rest| rest.split_ascii_whitespace().nth(19)?.parse().ok())

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use super::MoveError;
+use crate::migrate::look;
 
 /// A process, as it was when it was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl Process {
     /// # Errors
     /// Those of /proc.
     pub fn look(pid: i32) -> io::Result<Option<Self>> {
-        match fs::read_to_string(format!("/proc/{pid}/status")) {
+        match look::text(format!("/proc/{pid}/status")) {
             Ok(text) => Self::parse(&text).map(Some).ok_or_else(|| {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
@@ -95,6 +96,11 @@ impl Process {
         self.capable || self.uids.contains(&0)
     }
 
+    /// As [`look::rights`] has it.
+    pub fn rights(&self) -> String {
+        format!("{:?} {}", self.uids, self.capable)
+    }
+
     /// It runs, and is no thread of the kernel's.
     pub fn has_memory(&self) -> bool {
         !self.bodiless
@@ -148,6 +154,12 @@ mod tests {
             assert!(other.may_be_moved_by(0).is_ok());
             assert_eq!(other.privileged(), privileged);
         }
+    }
+
+    #[test]
+    fn rights_are_as_the_engine_reads_them() {
+        let own = Process::look(std::process::id().cast_signed()).unwrap().unwrap();
+        assert_eq!(look::rights(nix::unistd::Pid::this()).unwrap(), own.rights());
     }
 
     #[test]

@@ -228,7 +228,12 @@ async fn take_in(
     }
     let name: String = coming.name.chars().filter(|c| !c.is_control()).take(NAME).collect();
     tracing::info!(node, pid = coming.pid, uid = coming.uid, name, "takes a process in");
-    Ok(side::take_in(Ends { here: &config.node, there: node }, plain(socket)?, keys).await?)
+    // `block` may have been said since, and then nobody would look for this one.
+    if config.is_blocked() {
+        return Err(io::Error::other("no guests are let in any more").into());
+    }
+    let user = (!coming.privileged && coming.uid != 0).then_some(coming.uid);
+    Ok(side::take_in(Ends { here: &config.node, there: node }, user, plain(socket)?, keys).await?)
 }
 
 fn certificate(stream: &server::TlsStream<TcpStream>) -> Option<&CertificateDer<'static>> {

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use super::process::Process;
 use crate::agent::sys;
 use crate::migrate::link::Keys;
-use crate::migrate::{AWAY, STAYS};
+use crate::migrate::{AGREED, AWAY, STAYS};
 
 /// The variable that names the node where it runs: several can share a PID namespace.
 const HERE: &str = "TESELA_NODE";
@@ -135,16 +135,21 @@ pub struct Ends<'a> {
 ///
 /// # Errors
 /// The program cannot be started, or not be heard.
-pub async fn send_off(pid: i32, ends: Ends<'_>, socket: TcpStream, keys: Keys) -> io::Result<Outcome> {
-    let number = pid.to_string();
+pub async fn send_off(
+    process: &Process,
+    ends: Ends<'_>,
+    socket: TcpStream,
+    keys: Keys,
+) -> io::Result<Outcome> {
+    let number = process.pid.to_string();
     let mut command = command(&["home", &number], ends);
-    command.stdout(Stdio::piped());
+    command.env(AGREED, process.rights()).stdout(Stdio::piped());
     let mut child = start(command, socket, keys).await?;
     let told = match child.stdout.take() {
         Some(out) => BufReader::new(out).lines().next_line().await?,
         None => None,
     };
-    watch(child, Kind::Home(pid), ends.there);
+    watch(child, Kind::Home(process.pid), ends.there);
     Ok(match told.as_deref() {
         Some(AWAY) => Outcome::Away,
         Some(line) => Outcome::Stays(line.strip_prefix(STAYS).unwrap_or(line).to_owned()),
@@ -152,14 +157,17 @@ pub async fn send_off(pid: i32, ends: Ends<'_>, socket: TcpStream, keys: Keys) -
     })
 }
 
-/// Takes in a process of a node that has asked for it.
+/// Takes in a process of a node that has asked for it; `user`: it has to be his.
 ///
 /// # Errors
 /// The program cannot be started.
-pub async fn take_in(ends: Ends<'_>, socket: TcpStream, keys: Keys) -> io::Result<()> {
+pub async fn take_in(ends: Ends<'_>, user: Option<u32>, socket: TcpStream, keys: Keys) -> io::Result<()> {
     let mut command = command(&["guest"], ends);
     // The C library would have the kernel know an rseq area of its own in what becomes the guest.
     command.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0").stdout(Stdio::null());
+    if let Some(uid) = user {
+        command.env(AGREED, uid.to_string());
+    }
     watch(start(command, socket, keys).await?, Kind::Guest, ends.there);
     Ok(())
 }

@@ -38,6 +38,9 @@ impl Guest {
 
     fn try_build(&mut self, image: Image, pages: &Channel) -> Result<(), GuestError> {
         let refused = |reason: String| GuestError::Io(io::Error::other(reason));
+        if self.agreed.is_some_and(|agreed| agreed != image.uid) {
+            return Err(refused(format!("it is user {}'s, and that was not agreed", image.uid)));
+        }
         let here = look::processor()?;
         let lacks: Vec<&str> = image
             .processor

@@ -14,7 +14,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
     socketpair,
 };
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::body;
@@ -115,9 +115,14 @@ impl Drop for Init {
     }
 }
 
+/// Between -1000, never, and 1000, first (proc_pid_oom_score_adj(5)).
+const GUESTS_FIRST: &str = "500";
+
 /// The first process's life.
 fn live(socket: &OwnedFd) -> io::Result<std::convert::Infallible> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // The agent is spared when memory runs out. Guests go before the node's own.
+    std::fs::write("/proc/self/oom_score_adj", GUESTS_FIRST)?;
     empty_root()?;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
@@ -171,11 +176,10 @@ fn empty_root() -> io::Result<()> {
 
 fn take_up(socket: &OwnedFd) -> io::Result<()> {
     loop {
-        let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::Exited(pid, code)) => (pid, code << 8),
-            Ok(WaitStatus::Signaled(pid, signal, core)) => (pid, signal as i32 | if core { 0x80 } else { 0 }),
-            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return Ok(()),
-            Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
+        let (pid, status) = match sys::wait(None, libc::WNOHANG | libc::__WALL) {
+            Ok(Some((pid, status))) if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) => (pid, status),
+            Ok(None) | Err(nix::errno::Errno::ECHILD) => return Ok(()),
+            Ok(Some(_)) | Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
         };
         tell(socket, pid.as_raw(), status)?;

@@ -114,7 +114,7 @@ pub fn thread_here(pid: Pid, tid: i32) -> io::Result<Option<Pid>> {
 
 /// A thread's id in its innermost namespace.
 pub fn thread_ids(pid: Pid, thread: Pid) -> io::Result<Option<i32>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status"))?;
+    let text = look::text(format!("/proc/{pid}/task/{thread}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
     Ok(line.and_then(|line| line.split_ascii_whitespace().next_back()?.parse().ok()))
 }

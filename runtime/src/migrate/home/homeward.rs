@@ -4,11 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt as _;
+use std::time::Instant;
 
 use nix::unistd::Pid;
 use tesela_shim::layout::{self, REGION};
 
-use super::{Arriving, HOME_PATIENCE, Home, HomeError};
+use super::{Arriving, HOME_PATIENCE, Home, HomeError, PING};
 use crate::migrate::freeze::registers_from_words;
 use crate::migrate::image::{Image, Mapping, ThreadImage, ToRemote};
 use crate::migrate::link::{self, Keys, LinkError};
@@ -44,10 +45,12 @@ impl Home {
         if !self.deputies.contains_key(&tgid) {
             return Ok(());
         }
-        let pieces = match fetch(connection, keys) {
+        let most = image.content.iter().map(|(start, end)| end - start).sum();
+        let pieces = match self.fetch(connection, keys, most) {
             Ok(pieces) => pieces,
             Err(error) => return self.stays_away(tgid, &error),
         };
+        self.heard = Instant::now();
         for deputy in self.deputies.values().filter(|deputy| deputy.tgid == tgid) {
             deputy.tracee.quiet()?;
         }
@@ -85,13 +88,45 @@ impl Home {
         Ok(self.sender.send(&ToRemote::Taken { tgid })?)
     }
 
+    /// Receives the body's pages, at most so many octets. It takes as long as the link needs, and the other
+    /// node hears meanwhile that this one is there.
+    fn fetch(&mut self, connection: TcpStream, keys: Keys, most: u64) -> Result<Vec<Piece>, HomeError> {
+        let (_sender, mut receiver) = link::split(connection, keys)?;
+        receiver.set_timeout(Some(HOME_PATIENCE))?;
+        let (mut pieces, mut got) = (Vec::new(), 0);
+        let mut next_ping = Instant::now() + PING;
+        loop {
+            if Instant::now() >= next_ping {
+                self.sender.send(&ToRemote::Ping)?;
+                next_ping = Instant::now() + PING;
+            }
+            let record = receiver.record()?;
+            let (address, content) = record.split_first_chunk::<8>().ok_or(LinkError::NotAuthentic)?;
+            let address = u64::from_le_bytes(*address);
+            if address == u64::MAX {
+                return Ok(pieces);
+            }
+            let zeros = content.first_chunk().filter(|_| content.len() == 8);
+            let piece = match zeros.map(|count| u64::from_le_bytes(*count)) {
+                Some(zeros) => Piece { address, content: Vec::new(), zeros: zeros.min(1 << 20) },
+                None => Piece { address, content: content.to_vec(), zeros: 0 },
+            };
+            got += piece.content.len() as u64 + piece.zeros;
+            if got > most {
+                return Err(LinkError::NotAuthentic.into());
+            }
+            pieces.push(piece);
+        }
+    }
+
     /// It goes on away, and its deputies go on with its calls.
     pub(super) fn stays_away(&mut self, tgid: i32, reason: &HomeError) -> Result<(), HomeError> {
         if !self.deputies.contains_key(&tgid) {
             return Ok(());
         }
         tracing::warn!(tgid, %reason, "the process stays away");
-        self.recalled &= tgid != self.pid.as_raw();
+        // It can be asked for again.
+        self.recalled = false;
         for deputy in self.deputies.values_mut().filter(|deputy| deputy.tgid == tgid && deputy.stopped) {
             deputy.go_on()?;
         }
@@ -216,29 +251,6 @@ struct Piece {
     content: Vec<u8>,
     /// Or as many zeros.
     zeros: u64,
-}
-
-/// Receives the body's pages.
-fn fetch(connection: TcpStream, keys: Keys) -> Result<Vec<Piece>, HomeError> {
-    let (_sender, mut receiver) = link::split(connection, keys)?;
-    receiver.set_timeout(Some(HOME_PATIENCE))?;
-    let mut pieces = Vec::new();
-    loop {
-        let record = receiver.record()?;
-        let Some((address, content)) = record.split_first_chunk::<8>() else {
-            return Err(LinkError::NotAuthentic.into());
-        };
-        let address = u64::from_le_bytes(*address);
-        if address == u64::MAX {
-            return Ok(pieces);
-        }
-        let zeros =
-            content.first_chunk().filter(|_| content.len() == 8).map(|count| u64::from_le_bytes(*count));
-        pieces.push(match zeros {
-            Some(zeros) => Piece { address, content: Vec::new(), zeros: zeros.min(1 << 20) },
-            None => Piece { address, content: content.to_vec(), zeros: 0 },
-        });
-    }
 }
 
 /// Puts the body's memory into its deputy's. What the process may not write itself is written all the same.
