@@ -137,6 +137,9 @@ impl World {
     }
 }
 
+/// The longest block that a client here asks for.
+const LONGEST_BLOCK: u64 = 1468;
+
 /// Fetches a file with each client and compares it.
 fn fetch_with_all(world: &World, size: usize) {
     let expected = pattern(size);
@@ -173,8 +176,12 @@ fn fetch_with_all(world: &World, size: usize) {
         let transfer = world.hears();
         // curl closes its port on an empty file without an ACK.
         let completed = transfer.outcome == Outcome::Completed || size == 0;
-        assert!(completed, "{program} {arguments:?}: {transfer}");
-        assert_eq!((transfer.bytes, transfer.size), (size as u64, size as u64), "{program} {arguments:?}");
+        // On a bad link the last ACK may be lost, and the client gone when the last block comes again.
+        let parted =
+            transfer.outcome == Outcome::Unreachable && size as u64 - transfer.bytes <= LONGEST_BLOCK;
+        assert!(completed || parted, "{program} {arguments:?}: {transfer}");
+        assert_eq!(transfer.size, size as u64, "{program} {arguments:?}");
+        assert!(parted || transfer.bytes == size as u64, "{program} {arguments:?}: {transfer}");
     }
 }
 

@@ -38,10 +38,17 @@ pub(crate) fn run(common: &Common, command: &Init) -> Outcome {
         return Ok(());
     }
     let path = &common.config;
-    let written = std::fs::File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    // On a fresh machine there is no /etc/tesela yet.
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let written = folder
+        .and_then(|()| std::fs::File::create_new(path))
+        .and_then(|mut file| file.write_all(text.as_bytes()));
     written.into_diagnostic().wrap_err_with(|| {
         format!("{} cannot be written; `tesela init --stdout` prints what it would be", path.display())
     })?;
-    println!("{} is written. Look it over, then: tesela check, tesela serve", path.display());
+    println!(
+        "{} is written. Look it over, then: tesela check, tesela image build, tesela serve",
+        path.display()
+    );
     Ok(())
 }

@@ -115,7 +115,12 @@ pub fn init(host: &str, interfaces: &[Interface]) -> Result<String, InitError> {
 fn example(chosen: &Interface, net: Ipv4Net, offset: u32) -> String {
     match chosen.dhcp_server {
         Some(_) => String::new(),
-        None => format!("address: {}, ", Ipv4Addr::from(u32::from(net.network()) + 2 + offset)),
+        None => {
+            // Ten addresses from .2 on, or behind the master's own where that is one of them.
+            let (network, own) = (u32::from(net.network()), u32::from(net.addr()));
+            let first = if (2..12).contains(&(own - network)) { own + 1 } else { network + 2 };
+            format!("address: {}, ", Ipv4Addr::from(first + offset))
+        }
     }
 }
 
