@@ -1,6 +1,7 @@
 //! Threads and processes that the program makes while it is away: the deputy makes them at home first, so
 //! that they have an id there, and then the body makes them here with the same.
 
+use tesela_shim::kernel::CloneArgs;
 use tesela_shim::layout::{
     self, CONTROL, CONTROL_BORN, CONTROL_CHILD, CONTROL_CHILD_SOCKET, CONTROL_PAGES, Control, FRAME_AT, MAKING, NEW,
     PROCESS_AT, Process, SLOT, SLOTS, STACK_AT, STATE_AT, Thread,
@@ -42,22 +43,6 @@ struct Wish {
     parent_tid: u64,
     child_tid: u64,
     tls: u64,
-}
-
-/// `struct clone_args`, as long as it has to be for `set_tid`.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
 }
 
 fn wish(call: u64, args: [u64; 6]) -> Option<Wish> {

@@ -10,8 +10,10 @@
 //! - [`layout`]: the region that the blob lives in, and the structures in it.
 //! - [`wire`]: the messages of a forwarded call.
 //! - [`seal`]: how they are encrypted.
+//! - [`kernel`]: structures of system calls.
 #![cfg_attr(not(test), no_std)]
 
+pub mod kernel;
 pub mod layout;
 pub mod seal;
 pub mod table;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::unistd::Pid;
+use tesela_shim::kernel::CloneArgs;
 
 fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -295,32 +296,17 @@ pub fn signal_info(tid: Pid) -> io::Result<Vec<u8>> {
 /// # Safety
 /// The caller has no other threads.
 pub unsafe fn fork(namespaces: libc::c_int, id: i32) -> io::Result<Option<Pid>> {
-    /// `struct clone_args`
-    #[repr(C)]
-    #[derive(Default)]
-    struct Arguments {
-        flags: u64,
-        pidfd: u64,
-        child_tid: u64,
-        parent_tid: u64,
-        exit_signal: u64,
-        stack: u64,
-        stack_size: u64,
-        tls: u64,
-        set_tid: u64,
-        set_tid_size: u64,
-    }
     let set_tid = id;
-    let arguments = Arguments {
+    let arguments = CloneArgs {
         flags: u64::from(namespaces.cast_unsigned()),
         exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
         set_tid: if id == 0 { 0 } else { &raw const set_tid as u64 },
         set_tid_size: u64::from(id != 0),
-        ..Arguments::default()
+        ..CloneArgs::default()
     };
     // SAFETY: without CLONE_VM the child has a copy of everything.
     let child =
-        checked(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<Arguments>()) })?;
+        checked(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) })?;
     Ok((child != 0).then(|| Pid::from_raw(i32::try_from(child).unwrap_or(0))))
 }
 
