@@ -5,13 +5,14 @@
 
 mod body;
 mod build;
+mod door;
 mod freeze;
 mod init;
 mod signals;
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice, Read as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, IoSlice};
+use std::net::TcpStream;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,18 +27,15 @@ use tesela_shim::layout::{
 };
 
 use super::freeze::{octets, octets_mut};
-use super::image::{Channel, Image, ToHome, ToRemote, Token};
+use super::image::{Channel, Image, ToHome, ToRemote};
 use super::link::{self, Keys, LinkError, Receiver, Sender};
 use super::look;
 use super::pages::Pager;
+use door::Door;
 use init::Init;
 
 /// The remote side ends a body whose home it has not heard of for so long.
 pub const REMOTE_PATIENCE: Duration = Duration::from_secs(50);
-/// Connections that have not said whose they are, or are not waited for yet: no more are kept.
-const STRANGERS: usize = 1024;
-/// How long a connection may take to say which one it is.
-const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a guest could not stay.
 #[derive(Debug, thiserror::Error)]
@@ -89,13 +87,11 @@ struct Body {
 #[derive(Debug)]
 pub struct Guest {
     init: Init,
-    listener: TcpListener,
+    door: Door,
     sender: Sender,
     receiver: Receiver,
     heard: Instant,
     bodies: HashMap<i32, Body>,
-    /// Connections that have come before they were asked for.
-    waiting: HashMap<Token, TcpStream>,
     /// Read end: a pager has finished. The octets are the body's id.
     finished: OwnedFd,
     finish: Arc<OwnedFd>,
@@ -103,8 +99,6 @@ pub struct Guest {
     page_links: HashMap<i32, (Sender, Receiver)>,
     /// The user whose processes this node has agreed to; `None`: any.
     agreed: Option<u32>,
-    /// Connections that have not said which one is meant.
-    strangers: Vec<TcpStream>,
 }
 
 impl Guest {
@@ -116,27 +110,24 @@ impl Guest {
     /// [`GuestError`]; nothing of the guest is left.
     pub fn serve(stream: TcpStream, keys: Keys, agreed: Option<u32>) -> Result<(), GuestError> {
         let init = Init::start()?;
-        let address = stream.local_addr()?;
-        let listener = TcpListener::bind(SocketAddr::new(address.ip(), 0))?;
+        let door = Door::open(stream.local_addr()?.ip())?;
         let (sender, receiver) = link::split(stream, keys)?;
         let (finished, finish) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let mut guest = Self {
             init,
-            listener,
+            door,
             sender,
             receiver,
             heard: Instant::now(),
             bodies: HashMap::new(),
-            waiting: HashMap::new(),
             finished,
             finish: Arc::new(finish),
             page_links: HashMap::new(),
             agreed,
-            strangers: Vec::new(),
         };
         let maps = look::maps(Pid::this())?;
         let (vdso, _) = look::vdso(Pid::this(), &maps)?;
-        let port = guest.listener.local_addr()?.port();
+        let port = guest.door.port()?;
         guest.sender.send(&ToHome::Listening { port, vdso })?;
         guest.run()
     }
@@ -148,6 +139,7 @@ impl Guest {
                     PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN),
                     PollFd::new(self.init.socket(), PollFlags::POLLIN),
                     PollFd::new(self.finished.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(self.door.as_fd(), PollFlags::POLLIN),
                 ];
                 let open = self.bodies.iter().filter_map(|(id, body)| Some((*id, body.control.as_ref()?)));
                 let (ids, controls): (Vec<i32>, Vec<&OwnedFd>) = open.unzip();
@@ -159,10 +151,13 @@ impl Guest {
                     Err(error) => return Err(error.into()),
                 }
                 let any: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-                let bodies = ids.into_iter().zip(any[3..].to_vec()).filter_map(|(id, any)| any.then_some(id));
-                (left, (any[0], any[1], any[2], bodies.collect::<Vec<_>>()))
+                let bodies = ids.into_iter().zip(any[4..].to_vec()).filter_map(|(id, any)| any.then_some(id));
+                (left, (any[0], any[1], any[2], any[3], bodies.collect::<Vec<_>>()))
             };
-            let (link, ended, finished, bodies) = ready;
+            let (link, ended, finished, knocks, bodies) = ready;
+            if knocks {
+                self.door.let_in()?;
+            }
             if ended {
                 self.ended()?;
             }
@@ -287,7 +282,7 @@ impl Guest {
         process: bool,
         channel: &Channel,
     ) -> Result<(), GuestError> {
-        let stream = self.connection(channel.token)?;
+        let stream = self.door.connection(channel.token)?;
         let message = Control {
             kind: CONTROL_CHILD,
             tid,
@@ -329,46 +324,6 @@ impl Guest {
     /// The body's id in this program's namespace.
     fn pid_of(&self, tgid: i32) -> Option<Pid> {
         self.bodies.get(&tgid)?.pid
-    }
-
-    /// The connection of this token; it may have been made already.
-    fn connection(&mut self, token: Token) -> Result<TcpStream, GuestError> {
-        let begun = Instant::now();
-        while begun.elapsed() < TOKEN_PATIENCE {
-            if let Some(stream) = self.waiting.remove(&token) {
-                return Ok(stream);
-            }
-            let unknown = self.strangers.iter().map(TcpStream::as_fd);
-            let mut ready: Vec<_> = std::iter::once(self.listener.as_fd())
-                .chain(unknown)
-                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-                .collect();
-            let left = TOKEN_PATIENCE.saturating_sub(begun.elapsed());
-            poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
-            let ready: Vec<bool> = ready.iter().map(|one| one.any() == Some(true)).collect();
-            let mut spoke = ready[1..].iter();
-            let (speak, silent) =
-                std::mem::take(&mut self.strangers).into_iter().partition(|_| spoke.next() == Some(&true));
-            self.strangers = silent;
-            let speak: Vec<TcpStream> = speak;
-            for mut stream in speak {
-                // Whoever does not know a token is nobody that is waited for.
-                stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-                let mut said = Token::default();
-                if stream.read_exact(&mut said).is_ok() && self.waiting.len() < STRANGERS {
-                    stream.set_read_timeout(None)?;
-                    self.waiting.insert(said, stream);
-                }
-            }
-            if ready[0] {
-                let (stream, _) = self.listener.accept()?;
-                stream.set_nodelay(true)?;
-                if self.strangers.len() < STRANGERS {
-                    self.strangers.push(stream);
-                }
-            }
-        }
-        Err(io::Error::new(io::ErrorKind::TimedOut, "its home does not connect").into())
     }
 
     /// A body has ended.

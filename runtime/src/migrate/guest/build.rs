@@ -53,9 +53,9 @@ impl Guest {
         let mut streams = Vec::new();
         for thread in &image.threads {
             let channel = thread.channel.ok_or_else(|| refused("a thread without a channel".into()))?;
-            streams.push(self.connection(channel.token)?);
+            streams.push(self.door.connection(channel.token)?);
         }
-        let page_stream = self.connection(pages.token)?;
+        let page_stream = self.door.connection(pages.token)?;
         hold_back(&page_stream)?;
         let page_link = link::split(page_stream, pages.keys)?;
         let plan_octets = plan_size(&image);

@@ -195,7 +195,7 @@ impl Guest {
         getrandom::fill(&mut token).map_err(io::Error::from)?;
         let channel = Channel { token, keys: keys.turned() };
         self.sender.send(&ToHome::Frozen(Box::new(image), channel))?;
-        let (sender, receiver) = link::split(self.connection(token)?, keys)?;
+        let (sender, receiver) = link::split(self.door.connection(token)?, keys)?;
         std::thread::Builder::new().name("homeward".into()).spawn(move || {
             if let Err(error) = pages::serve(pid, &content, pages::Ground::Old, sender, receiver) {
                 tracing::debug!(%pid, %error, "its memory has gone home");
