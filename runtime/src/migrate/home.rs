@@ -57,6 +57,8 @@ impl From<nix::errno::Errno> for HomeError {
 }
 
 /// Home gives a body up that it has not heard of for so long; the remote side has ended it by then
+/// How long it waits for the other node to have put away what was the process.
+const PARTING: Duration = Duration::from_secs(5);
 /// ([`super::guest::REMOTE_PATIENCE`]), so there are never two.
 pub const HOME_PATIENCE: Duration = Duration::from_secs(60);
 /// How often each side says that it is there.
@@ -275,10 +277,27 @@ impl Home {
     /// [`HomeError`]; the deputies that are left have been ended.
     pub fn run(mut self) -> Result<Left, HomeError> {
         let ran = self.serve();
-        if ran.is_err() {
-            self.end_all();
+        match ran {
+            Ok(_) => self.part(),
+            Err(_) => self.end_all(),
         }
         ran
+    }
+
+    /// Nothing of it is away any more: whoever hears that it is at home finds nothing of it on the other node.
+    fn part(&mut self) {
+        let until = Instant::now() + PARTING;
+        let parted = self.sender.finish().and_then(|()| self.receiver_timeout(Some(PARTING)));
+        let mut parted = parted.map_err(LinkError::from);
+        while parted.is_ok() && Instant::now() < until {
+            parted = self.receiver.receive::<ToHome>().map(drop);
+        }
+        match parted {
+            Err(LinkError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            parted => {
+                tracing::debug!(pid = %self.pid, ?parted, "the other node does not say that nothing is left")
+            }
+        }
     }
 
     fn serve(&mut self) -> Result<Left, HomeError> {

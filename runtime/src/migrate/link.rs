@@ -113,6 +113,14 @@ impl Sender {
         Ok(())
     }
 
+    /// Sends nothing more, which the other side then knows.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn finish(&self) -> io::Result<()> {
+        self.stream.shutdown(std::net::Shutdown::Write)
+    }
+
     /// Sends a message.
     ///
     /// # Errors
