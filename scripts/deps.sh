@@ -10,7 +10,7 @@ run=(build-essential ca-certificates iproute2 openssh-client procps util-linux
      qemu-system-x86 ipxe-qemu ovmf seabios dnsmasq-base)
 test=("${run[@]}" bc busybox-static cpio curl iputils-arping isc-dhcp-client isc-dhcp-relay
       kea-admin kmod libnfs-utils nftables openssh-server python3 tftp-hpa atftp udhcpc)
-bench=("${test[@]}" kea-dhcp4-server nfs-ganesha nfs-ganesha-vfs tftpd-hpa)
+bench=("${test[@]}" kea-dhcp4-server nfs-ganesha nfs-ganesha-vfs strace tftpd-hpa)
 
 packages=()
 for purpose in "$@"; do

@@ -8,7 +8,7 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Away, await_end, pid_of, start};
+use common::{Away, await_end, ends_within, pid_of, start};
 use nix::sys::signal::{Signal, kill};
 
 /// Four threads hand values round in a ring, and others come and go. In the end every value is there, and is what
@@ -106,9 +106,7 @@ fn soak(name: &str, program: &str, moves: u32) {
         assert!(away.arrived(), "{name}: move {made} did not arrive");
         // From at once to long after all its memory has come.
         let stays = Duration::from_millis(u64::from(made * 7 % 60));
-        while trip.elapsed() < stays {
-            std::thread::yield_now();
-        }
+        assert!(!ends_within(&process, stays), "{name} has ended at move {made}: {}", said(&output));
         let (home, guest) = away.recall();
         assert!(home.success() && guest.success(), "{name}: move {made}: {home}, {guest}");
         assert!(process.try_wait().unwrap().is_none(), "{name} has ended at move {made}: {}", said(&output));

@@ -5,8 +5,20 @@ pub mod dhcp;
 pub mod lab;
 pub mod netns;
 pub mod nfs;
+pub mod ready;
 pub mod served;
 pub mod tftp;
+
+/// A process that ends with its holder.
+#[derive(Debug)]
+pub struct Ended(pub std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
 
 /// The processor time that a process has had.
 ///

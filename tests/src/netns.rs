@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -56,15 +55,6 @@ impl Namespace {
         command
     }
 
-    /// Waits until a UDP socket is bound to the port inside it; panics with `what` after 30 s.
-    pub fn wait_for_udp(&self, port: u16, what: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !self.run(|| udp_ports().contains(&port)) {
-            assert!(Instant::now() < deadline, "{what}: UDP port {port} is not open after 30 s");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
     /// Runs the code in a thread inside it.
     pub fn run<T: Send>(&self, code: impl FnOnce() -> T + Send) -> T {
         let path = format!("/run/netns/{}", self.name);
@@ -84,17 +74,6 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         ip(&["netns", "del", &self.name]);
     }
-}
-
-/// Local ports of the UDP sockets in the calling thread's namespace (proc_pid_net(5)).
-fn udp_ports() -> Vec<u16> {
-    let table = "/proc/thread-self/net/udp";
-    let text = std::fs::read_to_string(table).unwrap_or_else(|error| panic!("{table}: {error}"));
-    let port = |line: &str| {
-        let (_, port) = line.split_ascii_whitespace().nth(1)?.split_once(':')?;
-        u16::from_str_radix(port, 16).ok()
-    };
-    text.lines().skip(1).filter_map(port).collect()
 }
 
 fn ip(arguments: &[&str]) {

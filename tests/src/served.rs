@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
@@ -20,6 +19,7 @@ use tesela_runtime::enroll::{Enrolment, enroll};
 use crate::lab::tesela;
 use crate::netns::Namespace;
 use crate::nfs::Client;
+use crate::ready::start_service;
 
 /// The master's address, on a bridge `lan` in a namespace of its own.
 pub const MASTER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
@@ -218,22 +218,10 @@ fn arguments(command: &mut Command, directory: &Path) {
     command.arg("--templates").arg(directory.join("templates"));
 }
 
-/// Starts it and waits for the word of sd_notify(3) that it is ready.
 fn serve(network: &Namespace, directory: &Path) -> Child {
-    let notify = directory.join("notify");
-    let told = UnixDatagram::bind(&notify).unwrap();
-    told.set_read_timeout(Some(PATIENCE)).unwrap();
-    let log = fs::File::options().append(true).create(true).open(directory.join("log")).unwrap();
     let mut command = network.command(&tesela().to_string_lossy());
     arguments(&mut command, directory);
-    let process = command.arg("serve").env("NOTIFY_SOCKET", &notify).stderr(log).spawn().unwrap();
-    let mut word = [0; 64];
-    let length = told.recv(&mut word).unwrap_or_else(|error| {
-        panic!("no word from the master: {error}\n{}", fs::read_to_string(directory.join("log")).unwrap())
-    });
-    assert!(word[..length].starts_with(b"READY=1"));
-    fs::remove_file(&notify).unwrap();
-    process
+    start_service(command.arg("serve"), directory)
 }
 
 /// Waits until it holds, for at most so long.

@@ -9,19 +9,19 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use tesela_tests::cpu_time;
 use tesela_tests::lab::tesela;
 use tesela_tests::netns::Namespace;
+use tesela_tests::ready::{Port, PortWatch, until_files};
+use tesela_tests::{Ended, cpu_time};
 
 const STATE: &str = "/var/tmp/tesela-bench";
 const MARK: &str = "BENCH: multi-user";
 const LIMIT: Duration = Duration::from_secs(600);
-const POLL: Duration = Duration::from_millis(10);
 
 const CLUSTER: &str = "cluster: bench
 master: {interface: tesela0, address: 10.77.0.1/24, range: 10.77.0.100-10.77.0.199}
@@ -128,19 +128,22 @@ fn boot_ours(state: &Path) -> (Boot, Vec<String>) {
     let mut up = lab(&["up", "--nodes", "1", "--firmware", "bios"]);
     let mut up = up.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let stderr = BufReader::new(up.stderr.take().unwrap());
+    let (tell, powered) = channel();
     let member = std::thread::spawn(move || {
         let mut member = None;
         for line in stderr.lines() {
             let line = line.unwrap();
             eprintln!("  {line}");
-            if line.starts_with("n1: member") {
+            if line.contains("powered on") {
+                tell.send(Instant::now()).unwrap();
+            } else if line.starts_with("n1: member") {
                 member = Some(Instant::now());
             }
         }
         member
     });
-    until("QEMU starts", || console.exists() || up.try_wait().unwrap().is_some());
-    let on = Instant::now();
+    let on = powered.recv().expect("`tesela lab up` failed");
+    await_console(&console);
     let (pid, words) = qemu_of(&console);
     let boot = until_mark(&console, pid, on, "tesela.times");
     assert!(up.wait().unwrap().success(), "`tesela lab up` failed");
@@ -216,7 +219,9 @@ fn boot_peer(state: &Path, qemu: &[String]) -> Boot {
     command.args(qemu[1..].iter().map(|word| word.replace(&old, machine.to_str().unwrap())));
     let qemu = Ended(command.stdin(Stdio::null()).spawn().unwrap());
     let on = Instant::now();
-    until_mark(&machine.join("console.log"), pid_of(&qemu), on, "peer.times")
+    let console = machine.join("console.log");
+    await_console(&console);
+    until_mark(&console, pid_of(&qemu), on, "peer.times")
 }
 
 fn start_dnsmasq(namespace: &Namespace, tftp: &Path) -> Ended {
@@ -248,23 +253,11 @@ fn start_ganesha(namespace: &Namespace, root: &Path, scratch: &Path) -> Ended {
     ganesha.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec"]);
     ganesha.arg("mount -t tmpfs none /run; mkdir /run/ganesha; rpcbind; exec ganesha.nfsd \"$@\"");
     ganesha.args(["ganesha", "-F", "-f"]).arg(&config).arg("-L").arg(scratch.join("ganesha.log"));
-    let ganesha = Ended(ganesha.arg("-p").arg(scratch.join("ganesha.pid")).spawn().unwrap());
-    // A socket that listens (0A) at port 2049.
-    let listens = |table: String| table.lines().any(|line| line.contains(":0801 ") && line.contains(" 0A "));
-    let tables =
-        ["tcp", "tcp6"].map(|table| PathBuf::from(format!("/proc/{}/net/{table}", pid_of(&ganesha))));
-    until("NFS-Ganesha serves", || tables.iter().any(|table| fs::read_to_string(table).is_ok_and(listens)));
+    ganesha.arg("-p").arg(scratch.join("ganesha.pid"));
+    let watch = PortWatch::new();
+    let ganesha = Ended(watch.watched(&ganesha).spawn().unwrap());
+    watch.wait(&[Port::Tcp(2049), Port::Tcp(20048)], &ganesha.0);
     ganesha
-}
-
-/// A process that ends with its holder.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ended = self.0.kill().and_then(|()| self.0.wait());
-    }
 }
 
 fn pid_of(process: &Ended) -> i32 {
@@ -273,10 +266,10 @@ fn pid_of(process: &Ended) -> i32 {
 
 /// Waits for the mark, and leaves in `times` what was said before it.
 fn until_mark(console: &Path, qemu: i32, on: Instant, times: &str) -> Boot {
-    until("QEMU opens the console's log", || console.exists());
+    let directory = console.parent().unwrap();
     let mut console = File::open(console).unwrap();
     let (mut line, mut lines) = (Vec::new(), String::new());
-    until("multi-user.target", || {
+    until_files(directory, "multi-user.target", LIMIT, || {
         let mut said = Vec::new();
         console.read_to_end(&mut said).unwrap();
         let mut found = false;
@@ -305,10 +298,7 @@ fn sent_to_tap(pid: i32) -> u64 {
     line.split_ascii_whitespace().nth(8).unwrap().parse().unwrap()
 }
 
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is() {
-        assert!(begun.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        sleep(POLL);
-    }
+/// Waits until QEMU runs far enough to write what the machine says.
+fn await_console(console: &Path) {
+    until_files(console.parent().unwrap(), "QEMU opens the console's log", LIMIT, || console.exists());
 }

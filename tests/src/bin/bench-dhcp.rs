@@ -5,9 +5,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
+use tesela_tests::cpu_time;
 use tesela_tests::netns::Namespace;
+use tesela_tests::ready::{Port, PortWatch};
 
 const SERVER: &str = "10.64.0.1";
 const RANGE: [&str; 2] = ["10.65.0.0", "10.72.255.255"];
@@ -122,21 +123,18 @@ impl Bench {
             Kind::Tesela => self.tesela(directory.path()),
             Kind::Kea => self.kea(directory.path()),
         };
-        let before = cpu_seconds(server.0.id());
+        let pid = i32::try_from(server.0.id()).unwrap_or_else(|error| panic!("{error}"));
+        let before = cpu_time(pid);
         let mut perfdhcp = self.client.command("perfdhcp");
         perfdhcp.args(["-4", "-R", "400000", "-W", "1000000", "-r"]).arg(format!("{rate:.0}"));
         perfdhcp.arg("-p").arg(TRIAL.to_string());
         perfdhcp.args(["-o", "60,505845436c69656e743a417263683a30303030373a554e44493a303033303136"]);
-        perfdhcp.args(["-o", "93,0007", SERVER]).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let perfdhcp = {
-            let _buffers = ReceiveBuffers::raise();
-            let child = perfdhcp.spawn().unwrap_or_else(|error| panic!("perfdhcp: {error}"));
-            self.client.wait_for_udp(67, "perfdhcp");
-            child
-        };
-        let output = perfdhcp.wait_with_output().unwrap_or_else(|error| panic!("perfdhcp: {error}"));
+        perfdhcp.args(["-o", "93,0007", SERVER]);
+        let buffers = ReceiveBuffers::raise();
+        let output = perfdhcp.output().unwrap_or_else(|error| panic!("perfdhcp: {error}"));
+        drop(buffers);
         let text = String::from_utf8_lossy(&output.stdout);
-        let cpu = cpu_seconds(server.0.id()) - before;
+        let cpu = (cpu_time(pid) - before).as_secs_f64();
         let numbers = |name: &str| -> Vec<f64> {
             let lines = text.lines().filter_map(|line| line.trim().strip_prefix(name));
             lines.filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect()
@@ -192,17 +190,15 @@ impl Bench {
         std::fs::write(&file, config).unwrap_or_else(|error| panic!("{error}"));
         let mut command = self.server.command("kea-dhcp4");
         command.arg("-c").arg(&file).env("KEA_PIDFILE_DIR", directory).env("KEA_LOCKFILE_DIR", directory);
-        let process = Process::start(&mut command);
-        // It says nothing when it is ready: one exchange has to work.
-        for _ in 0..300 {
-            let mut ping = self.client.command("perfdhcp");
-            ping.args(["-4", "-n", "1", "-r", "10", "-W", "100000", SERVER]);
-            if ping.output().is_ok_and(|output| output.status.success()) {
-                return process;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        panic!("Kea does not answer");
+        let watch = PortWatch::new();
+        let process = Process::start(&mut watch.watched(&command));
+        watch.wait(&[Port::Udp(67)], &process.0);
+        // It waits for its answer, however long Kea takes for its first.
+        let mut ping = self.client.command("perfdhcp");
+        let output = ping.args(["-4", "-n", "1", "-r", "10", "-W", "30000000", SERVER]).output();
+        let output = output.unwrap_or_else(|error| panic!("perfdhcp: {error}"));
+        assert!(output.status.success(), "Kea does not answer: {}", String::from_utf8_lossy(&output.stdout));
+        process
     }
 }
 
@@ -244,15 +240,4 @@ impl Drop for Process {
         let _ended = self.0.kill();
         let _status = self.0.wait();
     }
-}
-
-/// User and system time of a process so far (proc(5), stat).
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat =
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_else(|error| panic!("{pid}: {error}"));
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: f64 =
-        after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
-    // Ticks are 1/100 s on every x86-64 Linux (USER_HZ).
-    ticks / 100.0
 }

@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,11 +18,12 @@ use std::time::{Duration, Instant};
 use bytes::Buf as _;
 use socket2::{Domain, Socket, Type};
 use tesela_tests::calls::RecordedCall;
-use tesela_tests::cpu_time;
 use tesela_tests::lab::tesela;
 use tesela_tests::netns::Namespace;
 use tesela_tests::nfs::procedure::LOOKUP;
 use tesela_tests::nfs::{Args, Client, NFS, opaque};
+use tesela_tests::ready::start_service;
+use tesela_tests::{Ended, cpu_time};
 
 const STATE: &str = "/var/tmp/tesela-bench/fleet";
 const MASTER: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
@@ -54,9 +54,7 @@ fn main() {
         outside.ip(&format!("addr add {}/16 dev nodes", address(node)));
     }
     let mut serve = master(inside.command(tesela().to_str().unwrap()));
-    let log = fs::File::create(state.join("master.log")).unwrap();
-    let mut serve = Ended(serve.arg("serve").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
-    await_master(&mut serve.0, &state.join("tesela.sock"));
+    let serve = Ended(start_service(serve.arg("serve"), state));
     let pid = i32::try_from(serve.0.id()).unwrap();
     let before = cpu_time(pid);
     let begun = Instant::now();
@@ -95,24 +93,6 @@ fn master(mut command: Command) -> Command {
     command.arg("--config").arg(state.join("cluster.yaml")).arg("--state").arg(state.join("state"));
     command.arg("--socket").arg(state.join("tesela.sock")).stdin(Stdio::null());
     command
-}
-
-fn await_master(serve: &mut Child, socket: &Path) {
-    let begun = Instant::now();
-    while UnixStream::connect(socket).is_err() {
-        assert!(serve.try_wait().unwrap().is_none(), "the master ended: see {STATE}/master.log");
-        assert!(begun.elapsed() < Duration::from_secs(60), "the master does not answer");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ended = self.0.kill().and_then(|()| self.0.wait());
-    }
 }
 
 /// The most memory that it ever had resident, in KiB.

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use tesela::tftp::{Config, Content, Contents, OpenError, Opening, Server, normalise};
 use tesela_tests::netns::Namespace;
+use tesela_tests::ready::{Port, PortWatch};
 use tesela_tests::tftp::{self, CLIENT_MAC, Load};
 
 const SIZE: u64 = 32 << 20;
@@ -150,7 +151,6 @@ fn measure(
     load: &Load,
 ) -> Figure {
     let mut running = start(name, server, files, atftpd);
-    server.wait_for_udp(69, name);
     let before = cpu_of(running.id());
     let (result, after) = client.run(|| {
         pin(1);
@@ -162,7 +162,7 @@ fn measure(
     Figure { speed: megabytes / result.time.as_secs_f64(), cpu: cpu * 1e3 / megabytes, window: result.window }
 }
 
-/// Starts a server on processor 0, with the priority that the clients have.
+/// Starts a server, ready when this returns, on processor 0, with the priority that the clients have.
 fn start(name: &str, namespace: &Namespace, files: &Path, atftpd: &Path) -> Child {
     let own = std::env::current_exe().expect("this program's path");
     let own = own.to_str().expect("a path in UTF-8");
@@ -201,8 +201,12 @@ fn start(name: &str, namespace: &Namespace, files: &Path, atftpd: &Path) -> Chil
     };
     let mut command = namespace.command("chrt");
     command.args(["-f", "10", "taskset", "-c", "0"]).args(words);
+    let watch = PortWatch::new();
+    let mut command = watch.watched(&command);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().expect("a server")
+    let server = command.spawn().expect("a server");
+    watch.wait(&[Port::Udp(69)], &server);
+    server
 }
 
 fn end(running: &mut Child) {

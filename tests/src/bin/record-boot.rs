@@ -13,7 +13,6 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use tesela_tests::calls::RecordedCall;
@@ -25,7 +24,6 @@ const CAPTURE: &str = "/var/tmp/tesela-record/boot.pcap";
 const PORT: u16 = 2049;
 /// Octets of `struct virtio_net_hdr_mrg_rxbuf`.
 const VNET_HEADER: usize = 12;
-const LIMIT: Duration = Duration::from_secs(600);
 
 fn main() {
     capture();
@@ -52,25 +50,19 @@ fn capture() {
         fs::remove_dir_all(nodes).unwrap();
     }
     let socket = Path::new(STATE).join("lab/machines/n1/qmp.sock");
-    if socket.exists() {
-        fs::remove_file(&socket).unwrap();
-    }
     let mut up = lab(&["up", "--nodes", "1", "--firmware", "bios"]);
     let mut up = up.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let begun = Instant::now();
-    while UnixStream::connect(&socket).is_err() {
-        assert!(up.try_wait().unwrap().is_none() && begun.elapsed() < LIMIT, "the machine does not start");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let mut said = BufReader::new(up.stderr.take().unwrap()).lines().map(Result::unwrap);
+    // Its firmware runs, and so QEMU listens; its root is long to come. Without it the words would end.
+    let runs = said.by_ref().inspect(|line| eprintln!("{line}")).any(|line| line.starts_with("n1: "));
+    assert!(runs, "the machine does not start");
     qmp(
         &socket,
         &format!(
             r#"{{"execute": "object-add", "arguments": {{"qom-type": "filter-dump", "id": "record", "netdev": "net0", "file": "{CAPTURE}"}}}}"#
         ),
     );
-    for line in BufReader::new(up.stderr.take().unwrap()).lines() {
-        eprintln!("{}", line.unwrap());
-    }
+    said.for_each(|line| eprintln!("{line}"));
     assert!(up.wait().unwrap().success(), "`tesela lab up` failed");
     qmp(&socket, r#"{"execute": "object-del", "arguments": {"id": "record"}}"#);
     lab(&["down"]).output().unwrap();

@@ -46,8 +46,6 @@ fn still(link: &Link, rounds: usize) {
             .map(|_| {
                 let mut program = Program::start(&["pauses", &mebibytes.to_string()]);
                 let trip = Trip::of(link, program.pid());
-                // What it says next is said where it then is.
-                std::thread::sleep(STAY);
                 program.go_on();
                 let pause: f64 = program.line().parse().unwrap();
                 trip.home();

@@ -8,11 +8,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tesela::nfs::memory::Memory;
 use tesela::nfs::union::{NodeExport, Union, Writes};
 use tesela::nfs::{FileSystem, Limits};
 use tesela_tests::nfs::{Client, Serving};
+use tesela_tests::ready::{Port, PortWatch};
 
 /// The image of the node that the union serves, below its state directory.
 const BUILD: &str = "images/bench/1";
@@ -51,7 +52,7 @@ impl Peer {
     fn own(name: &'static str, kind: &str, port: u16, directory: &Path, path: &str) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", kind, &port.to_string()]).arg(directory);
-        Self::start(name, &mut command, port, port, path)
+        Self::start(name, &command, port, port, path)
     }
 
     /// NFS-Ganesha over a directory.
@@ -71,29 +72,15 @@ impl Peer {
         let mut command = Command::new("ganesha.nfsd");
         command.arg("-F").arg("-f").arg(&config).arg("-L").arg(scratch.join("ganesha.log"));
         command.arg("-p").arg(scratch.join("ganesha.pid"));
-        Self::start("NFS-Ganesha", &mut command, port, mount, &path.to_string())
+        Self::start("NFS-Ganesha", &command, port, mount, &path.to_string())
     }
 
-    fn start(
-        name: &'static str,
-        command: &mut Command,
-        nfs: u16,
-        mount: u16,
-        path: &str,
-    ) -> io::Result<Self> {
-        let child = command.stdin(Stdio::null()).spawn()?;
+    fn start(name: &'static str, command: &Command, nfs: u16, mount: u16, path: &str) -> io::Result<Self> {
+        let watch = PortWatch::new();
+        let child = watch.watched(command).stdin(Stdio::null()).spawn()?;
+        watch.wait(&[Port::Tcp(nfs), Port::Tcp(mount)], &child);
         let [nfs, mount] = [nfs, mount].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let mut peer = Self { name, nfs, mount, path: path.to_owned(), child };
-        let patience = Instant::now() + Duration::from_secs(30);
-        loop {
-            match peer.root() {
-                Ok(_) => return Ok(peer),
-                Err(error) if Instant::now() > patience || peer.child.try_wait()?.is_some() => {
-                    return Err(io::Error::other(format!("{name} does not serve: {error}")));
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(50)),
-            }
-        }
+        Ok(Self { name, nfs, mount, path: path.to_owned(), child })
     }
 
     /// A new connection.
@@ -121,11 +108,7 @@ impl Peer {
 
     /// CPU time that it has taken.
     pub fn cpu(&self) -> io::Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The fields behind the name, which may hold anything; utime and stime are the 14th and 15th.
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
-        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(Duration::from_millis(ticks * 10))
+        Ok(tesela_tests::cpu_time(i32::try_from(self.child.id()).map_err(io::Error::other)?))
     }
 }
 
