@@ -6,8 +6,9 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -21,6 +22,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PKCS_ED25519,
 };
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 /// No process of the host's is one of these users'.
 const USER: u32 = 64_001;
@@ -414,4 +416,39 @@ fn a_stranger_is_refused_on_either_side() {
     adder.adds(2, 3, USER);
     adder.ends(3);
     one.no_guests();
+}
+
+/// A connection to an agent's port, from the address of node 2.
+fn from_two(to: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((address(2), 0).into()).unwrap();
+    // It goes on by itself: nobody waits for it.
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    let SocketAddr::V4(to) = to else { panic!("an address of IPv4") };
+    match nix::sys::socket::connect(raw, &nix::sys::socket::SockaddrIn::from(to)) {
+        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => socket,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn nobody_takes_the_places_of_all() {
+    let cluster = Cluster::new();
+    let [one, two, three] = [1, 2, 3].map(|number| cluster.node(number));
+    let mut adder = Adder::start(USER);
+    let pid = adder.pid();
+    let socket = one.directory.join("agent.sock");
+    let silent: Vec<UnixStream> = (0..32).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    one.refused(0, &["--where", &pid], 1, "user 0 has 32 requests under way");
+    one.done(USER, &["--where", &pid], &format!("{pid}: at home (n1)"));
+    drop(silent);
+
+    let agent = SocketAddr::from((address(1), cluster.port));
+    let silent: Vec<TcpSocket> = (0..17).map(|_| from_two(agent)).collect();
+    one.says("is not heard: 16 others of that address");
+    two.refused(USER, &[&pid, "n1"], 1, "it has hung up: it hears 16 of one address at a time");
+    three.done(USER, &[&pid, "n1"], &format!("{pid}: on n1, at home on n3"));
+    drop(silent);
+    adder.adds(2, 2, USER);
+    adder.ends(2);
 }

@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::Moves;
+use super::places::Places;
 use crate::wire::local::{Answer, MAX_REQUEST, Request, line};
 
 /// How long a user may take to ask, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections at a time.
 const CONNECTIONS: usize = 256;
+/// Of which one user has at the most so many.
+const OF_ONE: usize = 32;
 
 /// Listens for everyone; a socket that an agent before us has left is replaced.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
@@ -33,10 +35,9 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves for ever.
 pub async fn serve(moves: Arc<Moves>, listener: UnixListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS, OF_ONE);
     loop {
-        // It is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let permit = places.next().await;
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -46,18 +47,34 @@ pub async fn serve(moves: Arc<Moves>, listener: UnixListener) {
                 continue;
             }
         };
-        let moves = Arc::clone(&moves);
-        tokio::spawn(async move {
-            if let Err(error) = conversation(&moves, stream).await {
-                tracing::debug!(%error, "a user has not got his answer");
+        let caller = match stream.peer_cred() {
+            Ok(caller) => caller.uid(),
+            Err(error) => {
+                tracing::debug!(%error, "a user who is gone");
+                continue;
             }
-            drop(place);
+        };
+        let (moves, place) = (Arc::clone(&moves), places.take(permit, caller));
+        tokio::spawn(async move {
+            let done = match &place {
+                Some(_) => conversation(&moves, caller, stream).await,
+                None => say(stream, &too_many(caller)).await,
+            };
+            if let Err(error) = done {
+                tracing::debug!(caller, %error, "a user has not got his answer");
+            }
         });
     }
 }
 
-async fn conversation(moves: &Moves, mut stream: UnixStream) -> io::Result<()> {
-    let caller = stream.peer_cred()?.uid();
+fn too_many(caller: u32) -> Answer {
+    let reason = format!(
+        "user {caller} has {OF_ONE} requests under way, and more at a time are not taken: ask again when one is done"
+    );
+    Answer::Failed { reason }
+}
+
+async fn conversation(moves: &Moves, caller: u32, mut stream: UnixStream) -> io::Result<()> {
     let mut request = Vec::new();
     let mut reader = BufReader::new((&mut stream).take((MAX_REQUEST + 1) as u64));
     let answer = match timeout(PATIENCE, reader.read_until(b'\n', &mut request)).await?? {
@@ -67,7 +84,11 @@ async fn conversation(moves: &Moves, mut stream: UnixStream) -> io::Result<()> {
         }
         _ => answer(moves, caller, &request).await,
     };
-    let answer = line(&answer)?;
+    say(stream, &answer).await
+}
+
+async fn say(mut stream: UnixStream, answer: &Answer) -> io::Result<()> {
+    let answer = line(answer)?;
     timeout(PATIENCE, stream.write_all(&answer)).await?
 }
 

@@ -12,6 +12,7 @@
 mod all;
 mod local;
 mod notes;
+mod places;
 mod process;
 mod remote;
 mod side;

@@ -6,6 +6,7 @@
 //! TLS's on the way. Who has slipped in the octet has gained nothing: all that follows is sealed.
 
 use std::io;
+use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +15,10 @@ use rustls::ConnectionCommon;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use super::places::Places;
 use super::process::Process;
 use super::side::{self, Ends};
 use super::{HOMECOMING, Moves};
@@ -31,6 +32,8 @@ use crate::wire::{Ask, Coming, FrameError, FrameReader, GO, Reply, Want, frame};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections that have not agreed yet, at a time.
 const STRANGERS: usize = 64;
+/// Of which one address has at the most so many: a node's users have its address as well.
+const OF_ONE: usize = 16;
 /// The longest name of a program that is believed, in characters: TASK_COMM_LEN, and room for escapes.
 const NAME: usize = 64;
 
@@ -52,6 +55,13 @@ pub enum PeerError {
     /// It is silent.
     #[error("it says nothing for {} s", PATIENCE.as_secs())]
     Silent,
+    /// It does not listen to this one.
+    #[error(
+        "it has hung up: it hears {OF_ONE} of one address at a time, and so many of this node's connections to it \
+         wait already. Ask again in {} s",
+        PATIENCE.as_secs()
+    )]
+    HungUp,
     /// Ours: the configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -109,7 +119,12 @@ async fn ask(
     stream.set_nodelay(true)?;
     let (identity, ca) = NodeKeys::identity(&config.keys)?;
     let connector = TlsConnector::from(mutual::asks(identity, ca)?);
-    let mut stream = connector.connect(mutual::name_of(node)?, stream).await?;
+    let mut stream = match connector.connect(mutual::name_of(node)?, stream).await {
+        Err(error) if matches!(error.kind(), UnexpectedEof | ConnectionReset) => {
+            return Err(PeerError::HungUp);
+        }
+        connected => connected?,
+    };
     frame::send(&mut stream, &Ask { version: Ask::VERSION, node: config.node.clone(), want }).await?;
     Ok(stream)
 }
@@ -139,10 +154,9 @@ fn plain(socket: TcpStream) -> io::Result<std::net::TcpStream> {
 
 /// Takes in what other agents send, for ever.
 pub async fn serve(moves: Arc<Moves>, listener: TcpListener) {
-    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let strangers = Places::new(STRANGERS, OF_ONE);
     loop {
-        // It is never closed.
-        let Ok(place) = Arc::clone(&strangers).acquire_owned().await else { return };
+        let permit = strangers.next().await;
         let (socket, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -151,6 +165,10 @@ pub async fn serve(moves: Arc<Moves>, listener: TcpListener) {
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
+        };
+        let Some(place) = strangers.take(permit, from.ip()) else {
+            tracing::warn!(%from, "is not heard: {OF_ONE} others of that address have not said yet what they want");
+            continue;
         };
         let moves = Arc::clone(&moves);
         tokio::spawn(async move {
