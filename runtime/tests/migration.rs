@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,10 +17,19 @@ use nix::sys::signal::{Signal, kill};
 /// Runs a script unmoved, and then so that it is away, at home, away and so on, `trips` times, as long as it
 /// lasts. Output and exit status have to be the same.
 fn moves(name: &str, script: &str, trips: usize) {
+    moves_once(name, script, trips, |_| {});
+}
+
+/// The same; before its first move, `begun` waits for what the script tells the FIFO `ready`.
+fn moves_once(name: &str, script: &str, trips: usize, begun: impl FnOnce(&mut File)) {
     let directory = tempfile::tempdir().unwrap();
     let (unmoved, moved) = (directory.path().join("unmoved"), directory.path().join("moved"));
+    let ready = directory.path().join("ready");
+    nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let expected = start(script, &unmoved).wait().unwrap();
+    let mut ready = File::options().read(true).write(true).open(ready).unwrap();
     let mut program = start(script, &moved);
+    begun(&mut ready);
     let mut made = 0;
     for _ in 0..trips {
         if program.try_wait().unwrap().is_some() {
@@ -78,6 +88,60 @@ for worker in workers:
 print(results, told.qsize())
 ";
     python("threads", threads);
+}
+
+#[test]
+fn processes_that_share_memory_move_together() {
+    // Memory that children inherit, a lock and a condition in it, pipes between them.
+    let python_processes = "
+import hashlib, multiprocessing as mp
+def work(number, total, ring, told):
+    value = b'%d' % number
+    for i in range(20000):
+        value = hashlib.sha256(value * 20).digest()
+        with total.get_lock():
+            total.value += value[0]
+            ring[i % 5000] ^= value[1] << 8
+        if i % 2000 == 0:
+            told.put((number, i))
+    told.put((number, value.hex()))
+context = mp.get_context('fork')
+total, ring, told = context.Value('q'), context.Array('q', 5000), context.Queue()
+workers = [context.Process(target=work, args=(number, total, ring, told)) for number in range(3)]
+for worker in workers:
+    worker.start()
+open('ready', 'r+b', 0).write(b'.')
+said = sorted(str(told.get()) for _ in range(33))
+for worker in workers:
+    worker.join()
+print(total.value, hashlib.sha256(str(ring[:]).encode()).hexdigest(), said, [w.exitcode for w in workers])
+";
+    let script = format!("exec /usr/bin/python3 -c \"{python_processes}\"");
+    moves_once("multiprocessing", &script, 12, |ready| ready.read_exact(&mut [0]).unwrap());
+    // The memory is not where it was when the process comes home.
+    let wanders = "
+import ctypes, hashlib, os
+libc = ctypes.CDLL(None)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+size, at = 4 << 20, [libc.mmap(None, ctypes.c_size_t(4 << 20), 3, kind, -1, ctypes.c_long(0)) for kind in (0x21, 0x22)]
+words = lambda: (ctypes.c_uint64 * (size // 8)).from_address(at[0])
+child = os.fork()
+if child == 0:
+    for i in range(60000):
+        words()[i * 7 % 500000] += i
+        hashlib.sha256(b'x' * 100).digest()
+    os._exit(3)
+open('ready', 'r+b', 0).write(b'.')
+for i in range(300):
+    old, new = map(ctypes.c_void_p, at)
+    libc.mremap(old, ctypes.c_size_t(size), ctypes.c_size_t(size), 3, new)
+    at.reverse()
+    words()[500000 + i] = i
+    value = hashlib.sha256(b'x' * 1000000).digest()
+print(os.waitpid(child, 0)[1], hashlib.sha256(bytes(words())).hexdigest())
+";
+    let script = format!("exec /usr/bin/python3 -c \"{wanders}\"");
+    moves_once("wanders", &script, 12, |ready| ready.read_exact(&mut [0]).unwrap());
 }
 
 #[test]
@@ -173,6 +237,16 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 print('done')
 ";
     python("timer", ticks);
+    // By default it is ignored, but not while it is blocked.
+    let waits = "
+import hashlib, os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])
+os.kill(os.getpid(), signal.SIGURG)
+for _ in range(4000):
+    hashlib.sha256(b'x' * 50000).digest()
+print(signal.sigpending())
+";
+    python("waits", waits);
     let blocks = "
 import hashlib, signal
 seen = []
@@ -212,12 +286,14 @@ fn a_move_that_fails_leaves_the_process_at_home() {
     assert!(!away.arrived());
     let (home, _) = away.recall();
     assert_eq!(home.code(), Some(1));
-    // Memory that it shares with another process.
-    let shares = "import mmap, time
-m = mmap.mmap(-1, 4096)
+    // A file that others could read while it writes it by a mapping.
+    let shares = "import mmap
+with open('data', 'w+b') as data: m = mmap.mmap(data.fileno(), data.truncate(4096))
 print(1, flush=True)
 while True: m[0] = (m[0] + 1) % 256";
-    let mut sharing = Command::new("python3").args(["-c", shares]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut python = Command::new("python3");
+    python.args(["-c", shares]).current_dir(directory.path()).stdout(Stdio::piped());
+    let mut sharing = python.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(sharing.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let mut away = Away::send(sharing.id(), false);

@@ -16,9 +16,10 @@ use crate::handler::process_of;
 use crate::signals;
 use crate::sys::{self, nr};
 
-const PROT_NONE: u64 = 0;
 /// MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE
-const MAP: u64 = 0x02 | 0x20 | 0x4000 | 0x10_0000;
+const PRIVATE: u64 = 0x02 | 0x20 | 0x4000 | 0x10_0000;
+/// MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE
+const SHARED: u64 = 0x01 | 0x4000 | 0x10_0000;
 /// MREMAP_MAYMOVE | MREMAP_FIXED
 const MOVE: u64 = 3;
 
@@ -71,12 +72,17 @@ fn build(process: &mut Process, plan: &mut Plan) -> Result<(), i64> {
     }
     plan.step = 3;
     let maps = core::ptr::from_ref(plan) as u64 + size_of::<Plan>() as u64;
-    for index in 0..plan.maps {
-        // SAFETY: the maps follow the plan.
-        let map = unsafe { *((maps as *const Map).add(index as usize)) };
-        let (length, flags) = (map.end - map.start, MAP | u64::from(map.flags));
+    // SAFETY: the maps follow the plan.
+    let maps = unsafe { core::slice::from_raw_parts(maps as *const Map, plan.maps as usize) };
+    for map in maps {
+        let flags = if map.fd < 0 { PRIVATE } else { SHARED } | u64::from(map.flags);
+        let (length, protection) = (map.end - map.start, map.protection.into());
         // SAFETY: a free place, for FIXED_NOREPLACE would fail otherwise.
-        unsafe { checked(sys::call(nr::MMAP, [map.start, length, map.protection.into(), flags, u64::MAX, PROT_NONE]))? };
+        unsafe { checked(sys::call(nr::MMAP, [map.start, length, protection, flags, map.fd as u64, map.offset]))? };
+    }
+    for map in maps.iter().filter(|map| map.fd >= 0) {
+        // SAFETY: the agent's; several maps may have had the same.
+        unsafe { sys::call(nr::CLOSE, [map.fd as u64, 0, 0, 0, 0, 0]) };
     }
     plan.step = 4;
     memory_marks(plan)?;

@@ -292,6 +292,10 @@ pub struct Map {
     pub protection: u32,
     /// `MAP_GROWSDOWN` or 0.
     pub flags: u32,
+    /// The descriptor of what is shared; -1: it is the body's own.
+    pub fd: i64,
+    /// From where on that is shown.
+    pub offset: u64,
 }
 
 /// The address of a slot's thread part.

@@ -1,5 +1,6 @@
 //! A process is stopped at home, and everything of it is read that travels.
 
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 
 use nix::errno::Errno;
@@ -9,6 +10,7 @@ use tesela_shim::layout::{self, CODE, Process, REGION, SLOT, SLOTS, Thread};
 use super::blob::{Blob, BrokenBlob};
 use super::image::{Image, Mapping, ThreadImage};
 use super::look::{self, Line, PAGE};
+use super::shared::{self, Object};
 use super::sys;
 use super::tracee::{TraceError, Tracee};
 
@@ -27,6 +29,29 @@ pub enum FreezeError {
     /// It has something that does not move.
     #[error("{0}")]
     CantMove(&'static str),
+    /// Another one, with which it shares memory.
+    #[error("shared: of process {pid}, {reason}")]
+    With {
+        /// Which.
+        pid: Pid,
+        /// Why that one stays.
+        reason: Box<FreezeError>,
+    },
+}
+
+impl From<Errno> for FreezeError {
+    fn from(error: Errno) -> Self {
+        Self::Look(error.into())
+    }
+}
+
+/// Processes that move together, for they share memory. Most often it is one, which shares none.
+#[derive(Debug, Default)]
+pub struct Group {
+    /// The one that was meant first.
+    pub members: Vec<Frozen>,
+    /// What they share.
+    pub objects: Vec<Object>,
 }
 
 /// A stopped process with the region in it.
@@ -36,16 +61,17 @@ pub struct Frozen {
     pub threads: Vec<Tracee>,
     /// What travels.
     pub image: Image,
-    /// Where a `syscall` instruction of the vDSO's is.
-    pub syscall: u64,
     /// The blob's entry.
     pub entry: u64,
     /// Of the blob's calls: begin, end, cancel.
     pub labels: [u64; 3],
 }
 
-/// The process's mappings as they travel, or why they do not. The reason has openMosix's name where it had one.
-pub fn movable(lines: &[Line]) -> Result<Vec<Mapping>, &'static str> {
+/// What the other node has agreed to: processes, each with its [`look::rights`].
+pub type Agreed = HashMap<i32, String>;
+
+/// A process's mappings as they travel, or why they do not. The reason has openMosix's name where it had one.
+pub fn movable(lines: &[Line], objects: &[Object]) -> Result<Vec<Mapping>, &'static str> {
     let own = lines.iter().filter(|line| !line.is_special());
     own.map(|line| match line {
         // /dev/zero, mapped shared, is memory that those share who have inherited it.
@@ -55,30 +81,70 @@ pub fn movable(lines: &[Line]) -> Result<Vec<Mapping>, &'static str> {
         {
             Err("mmap_dev")
         }
-        // A file that is only read through it (locale archives, caches) is as good as its own.
-        Line { shared: true, protection, inode, .. } if *inode == 0 || protection & 2 != 0 => Err("shared"),
-        line => Ok(line.mapping()),
+        line => Ok(shared::mapping(line, objects)),
     })
     .collect()
 }
 
-/// Stops a process and reads it. `agreed`: its [`look::rights`] when the other node was asked; it may have
-/// executed a program that belongs to someone else since, or be another process of the same id.
+/// Other processes that this one shares memory with, and that move with it; nothing is stopped.
 ///
 /// # Errors
-/// [`FreezeError`]; the process goes on as it was.
-pub fn freeze(pid: Pid, agreed: Option<&str>) -> Result<Frozen, FreezeError> {
-    let mut threads = Vec::new();
-    match stop_and_read(pid, agreed, &mut threads) {
-        Ok((image, syscall, entry, labels)) => Ok(Frozen { threads, image, syscall, entry, labels }),
+/// [`FreezeError`]: it does not move.
+pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
+    let mut members = BTreeSet::from([pid.as_raw()]);
+    let mut objects = Vec::new();
+    let mut fresh = members.clone();
+    while !fresh.is_empty() {
+        for member in fresh {
+            let mut look = || {
+                let lines = look::maps(Pid::from_raw(member))?;
+                shared::collect(Pid::from_raw(member), &lines, &mut objects)?;
+                movable(&lines, &objects).map(drop).map_err(FreezeError::CantMove)
+            };
+            with(pid, Pid::from_raw(member), look())?;
+        }
+        fresh = if objects.is_empty() { BTreeSet::new() } else { shared::sharers(&objects, &members)? };
+        members.extend(&fresh);
+    }
+    if !objects.is_empty() {
+        shared::alone(&objects, &members)?;
+    }
+    members.remove(&pid.as_raw());
+    Ok(members)
+}
+
+/// Says whose failure it is, where it is not the first one's.
+fn with<T>(first: Pid, pid: Pid, done: Result<T, FreezeError>) -> Result<T, FreezeError> {
+    done.map_err(|reason| match reason {
+        reason if pid != first => FreezeError::With { pid, reason: Box::new(reason) },
+        reason => reason,
+    })
+}
+
+/// Stops a process and those that it shares memory with, and reads them. Where it was `agreed` about, others do not
+/// go along: a process may have executed a program that belongs to someone else since, or be another one of the
+/// same id.
+///
+/// # Errors
+/// [`FreezeError`]; the processes go on as they were.
+pub fn freeze(pid: Pid, agreed: Option<&Agreed>) -> Result<Group, FreezeError> {
+    let mut stopped = Vec::new();
+    let mut group = Group::default();
+    match stop_group(pid, agreed, &mut stopped, &mut group.objects)
+        .and_then(|()| read_group(pid, &mut stopped, &mut group))
+    {
+        Ok(()) => Ok(group),
         Err(error) => {
-            release(threads);
+            for frozen in group.members {
+                frozen.release()?;
+            }
+            release(stopped.into_iter().flat_map(|process| process.threads));
             Err(error)
         }
     }
 }
 
-fn release(threads: Vec<Tracee>) {
+fn release(threads: impl IntoIterator<Item = Tracee>) {
     for thread in threads {
         let tid = thread.tid;
         if let Err(error) = thread.detach() {
@@ -87,11 +153,40 @@ fn release(threads: Vec<Tracee>) {
     }
 }
 
-fn stop_and_read(
+/// A process that stands still.
+#[derive(Debug)]
+struct Stopped {
     pid: Pid,
-    agreed: Option<&str>,
-    threads: &mut Vec<Tracee>,
-) -> Result<(Image, u64, u64, [u64; 3]), FreezeError> {
+    threads: Vec<Tracee>,
+    lines: Vec<Line>,
+}
+
+/// Stops processes until none is left that has anything of theirs.
+fn stop_group(
+    first: Pid,
+    agreed: Option<&Agreed>,
+    stopped: &mut Vec<Stopped>,
+    objects: &mut Vec<Object>,
+) -> Result<(), FreezeError> {
+    let mut members = BTreeSet::new();
+    let mut fresh = BTreeSet::from([first.as_raw()]);
+    while !fresh.is_empty() {
+        members.extend(&fresh);
+        for pid in fresh.into_iter().map(Pid::from_raw) {
+            let mut process = Stopped { pid, threads: Vec::new(), lines: Vec::new() };
+            let done = stop_process(&mut process, agreed)
+                .and_then(|()| shared::collect(pid, &process.lines, objects));
+            stopped.push(process);
+            with(first, pid, done)?;
+        }
+        fresh = if objects.is_empty() { BTreeSet::new() } else { shared::sharers(objects, &members)? };
+    }
+    if objects.is_empty() { Ok(()) } else { shared::alone(objects, &members) }
+}
+
+fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Result<(), FreezeError> {
+    let Stopped { pid, threads, lines } = process;
+    let pid = *pid;
     // A thread that is not stopped yet can make another one.
     loop {
         let before = threads.len();
@@ -115,33 +210,68 @@ fn stop_and_read(
         return Err(FreezeError::CantMove("threads"));
     }
     if let Some(agreed) = agreed
-        && look::rights(pid)? != agreed
+        && agreed.get(&pid.as_raw()) != Some(&look::rights(pid)?)
     {
         return Err(FreezeError::CantMove("changed"));
     }
-    let lines = look::maps(pid)?;
-    let maps = movable(&lines).map_err(FreezeError::CantMove)?;
-    let (vdso, syscall) = look::vdso(pid, &lines)?;
+    *lines = look::maps(pid)?;
+    Ok(())
+}
+
+/// Puts the region into each of them, at the same place in all, and reads them.
+fn read_group(first: Pid, stopped: &mut Vec<Stopped>, group: &mut Group) -> Result<(), FreezeError> {
+    let mut lines: Vec<Line> = stopped.iter().flat_map(|process| process.lines.iter().cloned()).collect();
+    lines.sort_by_key(|line| line.start);
     let base = look::free(&lines, REGION + (64 << 20), SLOT).ok_or(FreezeError::CantMove("no_room"))?;
+    let mut first_fd = 0;
+    let mut last_fd = u64::MAX;
+    for process in stopped.iter() {
+        let (own, last) = descriptors(process.pid)?;
+        (first_fd, last_fd) = (first_fd.max(own), last_fd.min(last));
+    }
+    if first_fd > last_fd {
+        return Err(FreezeError::CantMove("no_room"));
+    }
+    while !stopped.is_empty() {
+        let pid = stopped[0].pid;
+        let read = read_process(&mut stopped[0], (base, first_fd), &group.objects);
+        let (image, entry, labels) = with(first, pid, read)?;
+        let Stopped { threads, .. } = stopped.remove(0);
+        group.members.push(Frozen { threads, image, entry, labels });
+    }
+    Ok(())
+}
+
+fn read_process(
+    process: &mut Stopped,
+    (base, first_fd): (u64, u64),
+    objects: &[Object],
+) -> Result<(Image, u64, [u64; 3]), FreezeError> {
+    let Stopped { pid, threads, lines } = process;
+    let pid = *pid;
+    let maps = movable(lines, objects).map_err(FreezeError::CantMove)?;
+    let (vdso, site) = look::vdso(pid, lines)?;
+    threads.iter_mut().for_each(|thread| thread.site = site);
     let mut marks = look::marks(pid)?;
     let mut images = Vec::with_capacity(threads.len());
     for (slot, thread) in threads.iter().enumerate() {
         images.push(read_thread(thread, slot)?);
     }
     let ids = |key| look::ids(pid, key).map(|ids| ids[1]);
-    let (uid, gid, first_fd) = (ids("Uid")?, ids("Gid")?, first_fd(pid)?);
+    let (uid, gid) = (ids("Uid")?, ids("Gid")?);
     let personality = std::fs::read_to_string(format!("/proc/{pid}/personality"))?;
     let personality = u64::from_str_radix(personality.trim(), 16).map_err(io::Error::other)?;
     let auxv = std::fs::read(format!("/proc/{pid}/auxv"))?;
-    let own: Vec<Line> = lines.iter().filter(|line| !line.is_special()).cloned().collect();
+    let own = |line: &&Line| !line.is_special() && shared::part(line, objects).is_none();
+    let own: Vec<Line> = lines.iter().filter(own).cloned().collect();
     let content = look::content(pid, &own)?;
-    let (processor, hot) = (look::processor()?, hot(pid, &images));
+    let (processor, hot) = (look::processor()?, hot(pid, &images, &own));
     // From here on the process is changed, and put back where something fails.
     let masks: Vec<u64> = threads.iter().map(Tracee::quiet).collect::<Result<_, _>>()?;
     for (image, mask) in images.iter_mut().zip(masks) {
         image.mask = mask;
     }
-    let read = collect(pid, threads, &mut images, (base, first_fd), syscall, &mut marks);
+    let read = collect(pid, threads, &mut images, (base, first_fd), &mut marks);
     let (entry, process) = match read {
         Ok(read) => read,
         Err(error) => {
@@ -176,7 +306,41 @@ fn stop_and_read(
         threads: images,
         pending: Vec::new(),
     };
-    Ok((image, syscall, entry, [process.call_begin, process.call_end, process.call_cancel]))
+    Ok((image, entry, [process.call_begin, process.call_end, process.call_cancel]))
+}
+
+impl Frozen {
+    /// Takes everything back that was done to the process: it goes on at home as if nothing had been asked.
+    ///
+    /// # Errors
+    /// [`TraceError`].
+    pub fn release(mut self) -> Result<(), TraceError> {
+        self.requeue_held()?;
+        let Image { base, first_fd, .. } = self.image;
+        let Some(leader) = self.threads.first() else { return Ok(()) };
+        leader.call(libc::SYS_close_range, [first_fd, u64::from(u32::MAX), 0, 0, 0, 0])?;
+        leader.call(libc::SYS_munmap, [base, REGION, 0, 0, 0, 0])?;
+        restore_registers(&self.threads, &self.image.threads)?;
+        self.threads.into_iter().try_for_each(Tracee::detach)
+    }
+
+    /// Has stopped threads, whose signals are blocked, send themselves again what they were held from.
+    fn requeue_held(&mut self) -> Result<(), TraceError> {
+        let tgid = Pid::from_raw(self.image.tgid);
+        for (thread, image) in self.threads.iter_mut().zip(&self.image.threads) {
+            let slot = layout::slot(self.image.base, image.slot.into());
+            requeue_held(thread, tgid, slot)?;
+        }
+        Ok(())
+    }
+}
+
+/// Has a stopped thread, whose signals are blocked, send itself again what it was held from.
+pub fn requeue_held(thread: &mut Tracee, tgid: Pid, slot: u64) -> Result<(), TraceError> {
+    for info in std::mem::take(&mut thread.held) {
+        thread.requeue(slot + layout::OUT_AT, tgid, &info)?;
+    }
+    Ok(())
 }
 
 /// It is a zombie: its parent, or the other threads of its process, are still there.
@@ -273,24 +437,19 @@ fn collect(
     threads: &[Tracee],
     images: &mut [ThreadImage],
     (base, first_fd): (u64, u64),
-    syscall: u64,
     marks: &mut [u64; 11],
 ) -> Result<(u64, Box<Process>), FreezeError> {
     let Some(leader) = threads.first() else { return Err(FreezeError::CantMove("ended")) };
     let blob = Blob::at(base)?;
     // PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE
-    leader.must_call(
-        syscall,
-        libc::SYS_mmap,
-        [base, REGION, 3, 0x02 | 0x20 | 0x4000 | 0x10_0000, u64::MAX, 0],
-    )?;
+    leader.must_call(libc::SYS_mmap, [base, REGION, 3, 0x02 | 0x20 | 0x4000 | 0x10_0000, u64::MAX, 0])?;
     let asked = (|| {
         sys::write_memory(pid, base, &blob.memory)?;
         for (start, end) in &blob.code {
             // PROT_READ | PROT_EXEC
-            leader.must_call(syscall, libc::SYS_mprotect, [*start, end - start, 5, 0, 0, 0])?;
+            leader.must_call(libc::SYS_mprotect, [*start, end - start, 5, 0, 0, 0])?;
         }
-        marks[5] = leader.must_call(syscall, libc::SYS_brk, [0; 6])?;
+        marks[5] = leader.must_call(libc::SYS_brk, [0; 6])?;
         let process_at = layout::slot(base, 0) + layout::PROCESS_AT;
         let first_fd_at = process_at + core::mem::offset_of!(Process, first_fd) as u64;
         sys::write_memory(pid, first_fd_at, &first_fd.to_le_bytes())?;
@@ -317,7 +476,7 @@ fn collect(
         Ok((blob.entry, process))
     })();
     if asked.is_err() {
-        leader.call(syscall, libc::SYS_munmap, [base, REGION, 0, 0, 0, 0])?;
+        leader.call(libc::SYS_munmap, [base, REGION, 0, 0, 0, 0])?;
     }
     debug_assert_eq!(base % CODE, 0);
     asked
@@ -347,9 +506,9 @@ pub fn octets_mut<T: Copy>(value: &mut T) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
 }
 
-/// Where the descriptors of the channels begin: beyond the program's soft limit where the hard one leaves
-/// room, and else at the end of what it may have.
-fn first_fd(pid: Pid) -> io::Result<u64> {
+/// Where the descriptors of the channels may begin: beyond the program's soft limit where the hard one leaves
+/// room, and else at the end of what it may have. And where they must begin at the latest.
+fn descriptors(pid: Pid) -> io::Result<(u64, u64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
     let mut limits =
@@ -360,20 +519,21 @@ fn first_fd(pid: Pid) -> io::Result<u64> {
     };
     let hard = hard.min(1 << 20);
     let room = CHANNEL_ROOM.min(hard / 2);
-    Ok(soft.min(hard - room))
+    Ok((soft.min(hard - room), hard - room))
 }
 
 /// How many descriptors a process gets beyond its own for its channels.
 pub const CHANNEL_ROOM: u64 = SLOTS * 2;
 
 /// The pages that a process needs as soon as it goes on: where its threads execute, and their stacks.
-fn hot(pid: Pid, images: &[ThreadImage]) -> Vec<(u64, Vec<u8>)> {
+fn hot(pid: Pid, images: &[ThreadImage], own: &[Line]) -> Vec<(u64, Vec<u8>)> {
     let mut pages: Vec<u64> = Vec::new();
     for image in images {
         let registers = registers_from_words(&image.registers);
         for address in [registers.rip, registers.rsp, registers.rsp + PAGE, registers.fs_base, image.rseq.0] {
             let page = address / PAGE * PAGE;
-            if address != 0 && !pages.contains(&page) {
+            let is_own = own.iter().any(|line| (line.start..line.end).contains(&page));
+            if is_own && !pages.contains(&page) {
                 pages.push(page);
             }
         }

@@ -31,6 +31,7 @@ use super::image::{Channel, Image, ToHome, ToRemote};
 use super::link::{self, Keys, LinkError, Receiver, Sender};
 use super::look;
 use super::pages::Pager;
+use super::shared::Object;
 use door::Door;
 use init::Init;
 
@@ -95,6 +96,8 @@ pub struct Guest {
     /// Read end: a pager has finished. The octets are the body's id.
     finished: OwnedFd,
     finish: Arc<OwnedFd>,
+    /// What stands here for what the processes share.
+    objects: Arc<Vec<Object>>,
     /// Connections by which the memory of bodies that are being built comes.
     page_links: HashMap<i32, (Sender, Receiver)>,
     /// The user whose processes this node has agreed to; `None`: any.
@@ -122,6 +125,7 @@ impl Guest {
             bodies: HashMap::new(),
             finished,
             finish: Arc::new(finish),
+            objects: Arc::default(),
             page_links: HashMap::new(),
             agreed,
         };
@@ -185,10 +189,11 @@ impl Guest {
     fn hear(&mut self, message: ToRemote) -> Result<(), GuestError> {
         tracing::debug!(%message, "home says");
         match message {
+            ToRemote::Share(sizes, channel) => self.share(&sizes, &channel),
+            ToRemote::Unshare(channel) => self.unshare(&channel),
             ToRemote::Build(image, pages) => self.build(*image, &pages),
             ToRemote::Resume => {
-                let leader = self.bodies.iter().next().map(|(tgid, _)| *tgid);
-                leader.map_or(Ok(()), |tgid| self.answer(tgid, CONTROL_READY, None))
+                self.bodies.keys().try_for_each(|tgid| self.answer(*tgid, CONTROL_READY, None))
             }
             ToRemote::Child { parent, tid, slot, process, channel } => {
                 self.child(parent, tid, slot, process, &channel)

@@ -8,6 +8,8 @@ mod events;
 mod homeward;
 mod wires;
 
+pub use homeward::without;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -20,10 +22,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use tesela_shim::layout;
 
-use super::freeze::{self, FreezeError, Frozen};
+use super::freeze::{self, Agreed, FreezeError, Frozen, Group};
 use super::image::{Channel, Image, ToHome, ToRemote};
 use super::link::{self, Keys, LinkError, Receiver, Sender};
 use super::pages;
+use super::shared::{self, Object};
 use super::sys;
 use super::tracee::{TraceError, Tracee};
 
@@ -56,9 +59,9 @@ impl From<nix::errno::Errno> for HomeError {
     }
 }
 
-/// Home gives a body up that it has not heard of for so long; the remote side has ended it by then
 /// How long it waits for the other node to have put away what was the process.
 const PARTING: Duration = Duration::from_secs(5);
+/// Home gives a body up that it has not heard of for so long; the remote side has ended it by then
 /// ([`super::guest::REMOTE_PATIENCE`]), so there are never two.
 pub const HOME_PATIENCE: Duration = Duration::from_secs(60);
 /// How often each side says that it is there.
@@ -76,11 +79,13 @@ struct Deputy {
     stopped: bool,
     /// It does so until the other node has handed a signal on.
     delivering: bool,
+    /// Away it runs in its maker's memory, which waits until it is another program or has ended (vfork).
+    borrows: bool,
 }
 
 impl Deputy {
     fn new(tracee: Tracee, tgid: i32, slot: u32) -> Self {
-        Self { tracee, tgid, slot, stopped: false, delivering: false }
+        Self { tracee, tgid, slot, stopped: false, delivering: false, borrows: false }
     }
 
     /// Lets it go on.
@@ -107,9 +112,10 @@ pub struct Home {
     port: u16,
     base: u64,
     first_fd: u64,
-    syscall: u64,
     entry: u64,
     labels: [u64; 3],
+    /// What the processes share. Where there is anything, all come home together.
+    objects: Vec<Object>,
     deputies: HashMap<i32, Deputy>,
     /// Threads that the kernel has told of before their maker did.
     early: HashMap<i32, Tracee>,
@@ -151,13 +157,13 @@ struct OnItsWay {
 }
 
 impl Home {
-    /// Sends a process off over a link to a node that has agreed.
+    /// Sends a process off over a link to a node that has agreed, and those that share memory with it.
     ///
     /// # Errors
     /// [`HomeError`]; unless the body had begun to run, the process goes on at home.
     pub fn send_off(
         pid: Pid,
-        agreed: Option<&str>,
+        agreed: Option<&Agreed>,
         stream: TcpStream,
         keys: Keys,
     ) -> Result<Self, HomeError> {
@@ -169,16 +175,18 @@ impl Home {
         };
         let mask = block_signals()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        let mut frozen = freeze::freeze(pid, agreed)?;
+        let Group { mut members, objects } = freeze::freeze(pid, agreed)?;
+        // The blob is at the same place in all of them.
+        let Some(first) = members.first() else { return Err(FreezeError::CantMove("ended").into()) };
         let mut home = Self {
             pid,
             peer,
             port,
-            base: frozen.image.base,
-            first_fd: frozen.image.first_fd,
-            syscall: frozen.syscall,
-            entry: frozen.entry,
-            labels: frozen.labels,
+            base: first.image.base,
+            first_fd: first.image.first_fd,
+            entry: first.entry,
+            labels: first.labels,
+            objects,
             deputies: HashMap::new(),
             early: HashMap::new(),
             homecoming: None,
@@ -191,21 +199,25 @@ impl Home {
             standing: BTreeSet::new(),
             on_their_way: VecDeque::new(),
         };
-        let known_vdso = frozen.image.vdso == vdso;
         let mut at_work = 0;
         let begun = home
-            .build(&frozen, known_vdso)
+            .share()
+            .and_then(|()| members.iter().try_for_each(|frozen| home.build(frozen, vdso)))
             .and_then(|()| Ok(home.receiver_timeout(None)?))
-            .and_then(|()| home.begin(&mut frozen, &mut at_work));
+            .and_then(|()| home.begin(&mut members, &mut at_work));
         match begun {
             Ok(()) => {
-                for (tracee, image) in frozen.threads.into_iter().zip(&frozen.image.threads) {
-                    home.deputies.insert(image.tid, Deputy::new(tracee, pid.as_raw(), image.slot));
+                for Frozen { threads, image, .. } in members {
+                    for (tracee, thread) in threads.into_iter().zip(&image.threads) {
+                        home.deputies.insert(thread.tid, Deputy::new(tracee, image.tgid, thread.slot));
+                    }
                 }
                 Ok(home)
             }
             Err(error) => {
-                abandon(frozen, at_work)?;
+                for frozen in members {
+                    at_work = abandon(frozen, at_work)?;
+                }
                 Err(error)
             }
         }
@@ -215,9 +227,21 @@ impl Home {
         self.receiver.set_timeout(timeout)
     }
 
-    /// Has the body built, and connects it.
-    fn build(&mut self, frozen: &Frozen, known_vdso: bool) -> Result<(), HomeError> {
-        if !known_vdso {
+    /// Sends what the processes share.
+    fn share(&mut self) -> Result<(), HomeError> {
+        if self.objects.is_empty() {
+            return Ok(());
+        }
+        let (channel, keys) = new_channel()?;
+        let sizes = self.objects.iter().map(Object::size).collect();
+        self.sender.send(&ToRemote::Share(sizes, channel))?;
+        let (mut sender, _receiver) = link::split(self.connect(&channel)?, keys)?;
+        Ok(shared::send(&self.objects, &mut sender)?)
+    }
+
+    /// Has a body built, and connects it.
+    fn build(&mut self, frozen: &Frozen, vdso: [u8; 32]) -> Result<(), HomeError> {
+        if frozen.image.vdso != vdso {
             return Err(HomeError::Refused("its kernel is another one (vdso)".into()));
         }
         let mut image = frozen.image.clone();
@@ -237,7 +261,7 @@ impl Home {
         let page_link = self.connect(&pages)?;
         pages::hold_back(&page_link)?;
         let (page_sender, page_receiver) = link::split(page_link, page_keys)?;
-        let pid = self.pid;
+        let pid = Pid::from_raw(frozen.image.tgid);
         std::thread::Builder::new().name("pages".into()).spawn(move || {
             if let Err(error) = pages::serve(pid, &content, pages::Ground::Fresh, page_sender, page_receiver)
             {
@@ -256,17 +280,19 @@ impl Home {
         }
     }
 
-    /// The deputies take up their work, `at_work` of them so far, and the body goes on: once this has
-    /// succeeded it is away.
-    fn begin(&mut self, frozen: &mut Frozen, at_work: &mut usize) -> Result<(), HomeError> {
-        for (thread, image) in frozen.threads.iter_mut().zip(&frozen.image.threads) {
-            let slot = layout::slot(self.base, image.slot.into());
-            // What came while it was being stopped is delivered where it runs then.
-            requeue_held(thread, self.pid, self.syscall, slot)?;
-            thread.bind()?;
-            sys::set_signal_mask(thread.tid, image.mask)?;
-            thread.enter(self.entry, slot + layout::SLOT - 64, layout::ENTER_RESIDENT, slot)?;
-            *at_work += 1;
+    /// The deputies take up their work, `at_work` of them so far, and the bodies go on: once this has
+    /// succeeded they are away.
+    fn begin(&mut self, members: &mut [Frozen], at_work: &mut usize) -> Result<(), HomeError> {
+        for Frozen { threads, image, .. } in members {
+            for (thread, own) in threads.iter_mut().zip(&image.threads) {
+                let slot = layout::slot(self.base, own.slot.into());
+                // What came while it was being stopped is delivered where it runs then.
+                freeze::requeue_held(thread, Pid::from_raw(image.tgid), slot)?;
+                thread.bind()?;
+                sys::set_signal_mask(thread.tid, own.mask)?;
+                thread.enter(self.entry, slot + layout::SLOT - 64, layout::ENTER_RESIDENT, slot)?;
+                *at_work += 1;
+            }
         }
         Ok(self.sender.send(&ToRemote::Resume)?)
     }
@@ -328,9 +354,8 @@ impl Home {
                     return Ok(left);
                 }
             }
-            while let Some(place) = self.arriving.iter().position(|one| self.is_complete(&one.image)) {
-                let arriving = self.arriving.swap_remove(place);
-                events::or_gone(self.comes_home(arriving))?;
+            while let Some(arriving) = self.next_arriving() {
+                events::or_gone(self.come_home(arriving))?;
             }
             if Instant::now() >= next_ping {
                 self.sender.send(&ToRemote::Ping)?;
@@ -345,15 +370,26 @@ impl Home {
     /// SIGUSR1 is the agent's wish that the process come home.
     fn take_signals(&mut self) -> Result<(), HomeError> {
         while let Some(signal) = self.signals.read_signal()? {
-            if signal.ssi_signo == Signal::SIGUSR1 as u32 && !self.recalled {
-                self.recalled = true;
-                let all: Vec<i32> = self.deputies.values().map(|deputy| deputy.tgid).collect();
-                for tgid in all.into_iter().collect::<BTreeSet<_>>() {
-                    self.sender.send(&ToRemote::Freeze { tgid })?;
-                }
+            if signal.ssi_signo == Signal::SIGUSR1 as u32 {
+                self.recall()?;
             }
         }
         Ok(())
+    }
+
+    /// Tells all of them to come home.
+    fn recall(&mut self) -> Result<(), HomeError> {
+        if !std::mem::replace(&mut self.recalled, true) {
+            for tgid in self.processes() {
+                self.sender.send(&ToRemote::Freeze { tgid })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that are away.
+    fn processes(&self) -> BTreeSet<i32> {
+        self.deputies.values().map(|deputy| deputy.tgid).collect()
     }
 
     fn connect(&self, channel: &Channel) -> io::Result<TcpStream> {
@@ -394,35 +430,14 @@ fn new_channel() -> io::Result<(Channel, Keys)> {
     Ok((Channel { token, keys: keys.turned() }, keys))
 }
 
-/// Has a stopped thread, whose signals are blocked, send itself again what it was held from.
-fn requeue_held(thread: &mut Tracee, tgid: Pid, syscall: u64, slot: u64) -> Result<(), TraceError> {
-    for info in std::mem::take(&mut thread.held) {
-        thread.requeue(syscall, slot + layout::OUT_AT, tgid, &info)?;
-    }
-    Ok(())
-}
-
 /// Takes everything back that was done to a process: it goes on at home as if nothing had been asked. The
-/// first `at_work` of its threads wait for calls from away.
-fn abandon(mut frozen: Frozen, at_work: usize) -> Result<(), HomeError> {
-    let tgid = Pid::from_raw(frozen.image.tgid);
+/// first `at_work` of its threads wait for calls from away; returns how many of others' do.
+fn abandon(mut frozen: Frozen, at_work: usize) -> Result<usize, HomeError> {
     for thread in frozen.threads.iter_mut().take(at_work) {
         thread.stop()?;
         thread.quiet()?;
     }
-    for (thread, image) in frozen.threads.iter_mut().zip(&frozen.image.threads) {
-        requeue_held(thread, tgid, frozen.syscall, layout::slot(frozen.image.base, image.slot.into()))?;
-    }
-    let Some(leader) = frozen.threads.first() else { return Ok(()) };
-    leader.call(
-        frozen.syscall,
-        libc::SYS_close_range,
-        [frozen.image.first_fd, u64::from(u32::MAX), 0, 0, 0, 0],
-    )?;
-    leader.call(frozen.syscall, libc::SYS_munmap, [frozen.image.base, layout::REGION, 0, 0, 0, 0])?;
-    freeze::restore_registers(&frozen.threads, &frozen.image.threads)?;
-    for thread in frozen.threads {
-        thread.detach()?;
-    }
-    Ok(())
+    let left = at_work.saturating_sub(frozen.threads.len());
+    frozen.release()?;
+    Ok(left)
 }

@@ -58,6 +58,17 @@ pub struct Mapping {
     pub protection: u32,
     /// `MAP_GROWSDOWN` or 0.
     pub flags: u32,
+    /// What it shows, where others see that, too.
+    pub shared: Option<Part>,
+}
+
+/// From where on a mapping shows memory that is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Its number among what the group shares.
+    pub object: u32,
+    /// Octets from its beginning.
+    pub offset: u64,
 }
 
 /// A thread, standing still.
@@ -101,6 +112,8 @@ pub struct Channel {
 /// What home says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToRemote {
+    /// What the processes share that are going to be built: octets of each. The content comes by the connection.
+    Share(Vec<u64>, Channel),
     /// Build the body. `pages`: the connection over which its memory comes.
     Build(Box<Image>, Channel),
     /// Let it go on.
@@ -147,6 +160,8 @@ pub enum ToRemote {
         /// Which.
         tgid: i32,
     },
+    /// All processes stand still: send what they share by this connection.
+    Unshare(Channel),
     /// Is the other side there?
     Ping,
 }
@@ -220,6 +235,8 @@ impl std::fmt::Display for ToRemote {
             Self::Freeze { tgid } => write!(f, "freeze {tgid}"),
             Self::Taken { tgid } => write!(f, "taken {tgid}"),
             Self::Thaw { tgid } => write!(f, "thaw {tgid}"),
+            Self::Share(sizes, _) => write!(f, "share {sizes:?}"),
+            Self::Unshare(_) => f.write_str("unshare"),
             Self::Ping => f.write_str("ping"),
         }
     }

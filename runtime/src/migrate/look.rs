@@ -24,6 +24,10 @@ pub struct Line {
     pub protection: u32,
     /// MAP_SHARED.
     pub shared: bool,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// The file's device, major and minor number.
+    pub device: (u32, u32),
     /// The file's inode; 0: anonymous.
     pub inode: u64,
     /// The file, or a name in brackets.
@@ -43,12 +47,18 @@ impl Line {
         let bits = [(b'r', libc::PROT_READ), (b'w', libc::PROT_WRITE), (b'x', libc::PROT_EXEC)];
         let protection =
             bits.iter().filter(|(letter, _)| flags.contains(letter)).map(|(_, bit)| bit.cast_unsigned());
-        let inode = words.nth(2)?.parse().ok()?;
+        let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+        let (major, minor) = words.next()?.split_once(':')?;
+        let number = |text| u32::from_str_radix(text, 16).ok();
+        let device = (number(major)?, number(minor)?);
+        let inode = words.next()?.parse().ok()?;
         Some(Self {
             start: u64::from_str_radix(start, 16).ok()?,
             end: u64::from_str_radix(end, 16).ok()?,
             protection: protection.sum(),
             shared: flags.get(3) == Some(&b's'),
+            offset,
+            device,
             inode,
             name: words.collect::<Vec<_>>().join(" "),
         })
@@ -57,7 +67,7 @@ impl Line {
     /// As it is made anew elsewhere.
     pub fn mapping(&self) -> Mapping {
         let flags = if self.name == "[stack]" { libc::MAP_GROWSDOWN.cast_unsigned() } else { 0 };
-        Mapping { start: self.start, end: self.end, protection: self.protection, flags }
+        Mapping { start: self.start, end: self.end, protection: self.protection, flags, shared: None }
     }
 }
 

@@ -24,14 +24,18 @@ pub mod image;
 pub mod link;
 pub mod look;
 pub mod pages;
+pub mod shared;
 mod sys;
 pub mod tracee;
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 
 use nix::unistd::Pid;
 use tesela_shim::seal::KEY;
+
+pub use freeze::FreezeError;
 
 /// Why one side of a process that is away has ended.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +56,12 @@ pub const AWAY: &str = "away";
 /// The beginning of that line where it stays at home; the reason follows.
 pub const STAYS: &str = "stays: ";
 
-/// Why a process would not leave, as far as can be told before it is stopped; by openMosix's name where it
-/// had one.
+/// Other processes with which a process shares memory, so that they move with it.
 ///
 /// # Errors
-/// Those of /proc: it has ended.
-pub fn cantmove(pid: Pid) -> io::Result<Option<&'static str>> {
-    Ok(freeze::movable(&look::maps(pid)?).err())
+/// Why it would not leave, as far as can be told before it is stopped; by openMosix's name where it had one.
+pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
+    freeze::company(pid)
 }
 
 /// Tells the agent what has become of the move.
@@ -69,8 +72,8 @@ fn tell(line: &str) {
     }
 }
 
-/// Environment of the two sides: what the nodes have agreed about. For `teselad home` the process's
-/// [`look::rights`], for `teselad guest` the user, where it is one without any rights of root's.
+/// Environment of the two sides: what the nodes have agreed about. For `teselad home` the ids of the processes
+/// that go, each with its [`look::rights`], as `ID=RIGHTS;ID=RIGHTS`; for `teselad guest` the user, where it is one without any rights of root's.
 pub const AGREED: &str = "TESELA_AGREED";
 
 /// Sends a process off and keeps its deputy: `teselad home PID`. Writes [`AWAY`] or [`STAYS`].
@@ -81,14 +84,23 @@ pub fn home_side(pid: i32) -> Result<(), SideError> {
     // Not even a wish that comes at once ends this program.
     home::block_signals().map_err(io::Error::from)?;
     let (stream, keys) = handed_over()?;
-    let agreed = std::env::var(AGREED).ok();
+    let agreed = std::env::var(AGREED).ok().map(|text| agreed(&text)).transpose()?;
     let home =
-        home::Home::send_off(Pid::from_raw(pid), agreed.as_deref(), stream, keys).inspect_err(|error| {
+        home::Home::send_off(Pid::from_raw(pid), agreed.as_ref(), stream, keys).inspect_err(|error| {
             tell(&format!("{STAYS}{}", error.to_string().replace('\n', "; ")));
         })?;
     tell(AWAY);
     home.run()?;
     Ok(())
+}
+
+fn agreed(text: &str) -> io::Result<freeze::Agreed> {
+    let entry = |entry: &str| {
+        let (pid, rights) = entry.split_once('=')?;
+        Some((pid.parse().ok()?, rights.to_owned()))
+    };
+    let entries = text.split(';').map(|text| entry(text).ok_or_else(|| format!("{AGREED} has `{text}'")));
+    entries.collect::<Result<_, _>>().map_err(io::Error::other)
 }
 
 /// Takes a process in: `teselad guest`.

@@ -391,3 +391,18 @@ pub fn has_signal(tid: Pid) -> io::Result<bool> {
     };
     Ok((set("SigPnd")? | set("ShdPnd")?) & !set("SigBlk")? != 0)
 }
+
+/// Whether somebody has the file open for writing, or mapped so. Where the file system does not say (NFS), nobody.
+pub fn has_writers(file: &std::fs::File) -> io::Result<bool> {
+    // A lease to read is had where there is none who writes (fcntl(2), F_SETLEASE).
+    let lease = |kind: libc::c_int| {
+        // SAFETY: a number goes in.
+        checked(libc::c_long::from(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }))
+    };
+    match lease(libc::F_RDLCK) {
+        Ok(_) => lease(libc::F_UNLCK).map(|_| false),
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

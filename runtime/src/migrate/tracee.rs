@@ -17,6 +17,8 @@ use super::sys;
 pub struct Tracee {
     /// Its id.
     pub tid: Pid,
+    /// Where a `syscall` instruction of its vDSO is; 0: not known yet.
+    pub site: u64,
     /// Signals that came while it was being stopped, and have to be delivered when it goes on: `siginfo_t`s.
     pub held: Vec<Vec<u8>>,
 }
@@ -108,7 +110,7 @@ impl Tracee {
     /// [`TraceError`]: another tracer has it, or it is gone.
     pub fn seize(tid: Pid) -> Result<Self, TraceError> {
         ptrace::seize(tid, ptrace::Options::empty())?;
-        Ok(Self { tid, held: Vec::new() })
+        Ok(Self { tid, site: 0, held: Vec::new() })
     }
 
     /// From here on it cannot do without its tracer: it dies with it, and so do those that it makes, which
@@ -122,7 +124,7 @@ impl Tracee {
 
     /// A thread that the kernel has seized by itself, for its maker was.
     pub fn inherited(tid: Pid) -> Self {
-        Self { tid, held: Vec::new() }
+        Self { tid, site: 0, held: Vec::new() }
     }
 
     /// Stops it, wherever it is. `true`: its whole process had been stopped before (job control).
@@ -190,13 +192,13 @@ impl Tracee {
         Ok(mask)
     }
 
-    /// Makes it do a system call by the instruction at `at`. The registers are left as the call leaves them.
+    /// Makes it do a system call. The registers are left as the call leaves them.
     ///
     /// # Errors
     /// [`TraceError`]; the call's own error is its value.
-    pub fn call(&self, at: u64, nr: i64, args: [u64; 6]) -> Result<i64, TraceError> {
+    pub fn call(&self, nr: i64, args: [u64; 6]) -> Result<i64, TraceError> {
         let mut registers = self.registers()?;
-        registers.rip = at;
+        registers.rip = self.site;
         registers.rax = nr.cast_unsigned();
         registers.orig_rax = u64::MAX;
         [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] = args;
@@ -217,8 +219,8 @@ impl Tracee {
     ///
     /// # Errors
     /// [`TraceError`].
-    pub fn must_call(&self, at: u64, nr: i64, args: [u64; 6]) -> Result<u64, TraceError> {
-        let value = self.call(at, nr, args)?;
+    pub fn must_call(&self, nr: i64, args: [u64; 6]) -> Result<u64, TraceError> {
+        let value = self.call(nr, args)?;
         match u64::try_from(value) {
             Ok(value) => Ok(value),
             Err(_) => Err(Errno::from_raw(i32::try_from(-value).unwrap_or(0)).into()),
@@ -256,12 +258,12 @@ impl Tracee {
         while !matches!(self.wait(), Err(TraceError::Ended | TraceError::System(_))) {}
     }
 
-    /// Sends itself a signal, by the instruction at `at`, as it was once sent: to the process `tgid`, or where it
-    /// was meant for this thread, to this. `scratch` is memory of its own. All signals are blocked meanwhile.
+    /// Sends itself a signal as it was once sent: to the process `tgid`, or where it was meant for this thread, to
+    /// this. `scratch` is memory of its own. All signals are blocked meanwhile.
     ///
     /// # Errors
     /// [`TraceError`].
-    pub fn requeue(&self, at: u64, scratch: u64, tgid: Pid, info: &[u8]) -> Result<(), TraceError> {
+    pub fn requeue(&self, scratch: u64, tgid: Pid, info: &[u8]) -> Result<(), TraceError> {
         let word = |at: usize| {
             info.get(at..at + 4).and_then(|octets| octets.try_into().ok()).map(i32::from_ne_bytes)
         };
@@ -271,9 +273,9 @@ impl Tracee {
             [tgid.as_raw(), self.tid.as_raw(), signal].map(|id| u64::from(id.cast_unsigned()));
         // The kernel takes another's word for who has sent a signal from the thread itself alone.
         if tid != tgid || code == libc::SI_TKILL {
-            self.must_call(at, libc::SYS_rt_tgsigqueueinfo, [tgid, tid, signal, scratch, 0, 0])?;
+            self.must_call(libc::SYS_rt_tgsigqueueinfo, [tgid, tid, signal, scratch, 0, 0])?;
         } else {
-            self.must_call(at, libc::SYS_rt_sigqueueinfo, [tgid, signal, scratch, 0, 0, 0])?;
+            self.must_call(libc::SYS_rt_sigqueueinfo, [tgid, signal, scratch, 0, 0, 0])?;
         }
         Ok(())
     }

@@ -76,14 +76,6 @@ pub enum MoveError {
         node: String,
     },
     /// The caller's.
-    #[error("process {pid} is away with process {with}, which made it: move that one")]
-    With {
-        /// Its id.
-        pid: i32,
-        /// The one that was sent off.
-        with: i32,
-    },
-    /// The caller's.
     #[error("only root can {what}")]
     OnlyRoot {
         /// What was asked for.
@@ -244,6 +236,7 @@ impl Moves {
             if target.as_ref().is_some_and(|peer| peer.name == side.node) {
                 return Ok(Answer::At { pid, node: side.node, home: config.node });
             }
+            may_recall(caller, &side)?;
             recall(pid, &side, &config.node).await?;
             // It may have become someone else's meanwhile.
             process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
@@ -251,9 +244,12 @@ impl Moves {
         }
         let node = match target {
             Some(peer) => {
-                self.send_off(&config, &peer, &process).await?;
-                if let Err(error) = notes.change(pid, |note| note.nmigs += 1) {
-                    tracing::warn!(pid, %error, "this move is not counted");
+                let company = company(caller, pid, &notes)?;
+                self.send_off(&config, &peer, &process, &company).await?;
+                for process in std::iter::once(&process).chain(&company) {
+                    if let Err(error) = notes.change(process.pid, |note| note.nmigs += 1) {
+                        tracing::warn!(pid = process.pid, %error, "this move is not counted");
+                    }
                 }
                 peer.name
             }
@@ -262,15 +258,24 @@ impl Moves {
         Ok(Answer::At { pid, node, home: config.node })
     }
 
-    async fn send_off(&self, config: &Config, peer: &Peer, process: &Process) -> Result<(), MoveError> {
+    /// Sends a process off, and those that share memory with it.
+    async fn send_off(
+        &self,
+        config: &Config,
+        peer: &Peer,
+        process: &Process,
+        company: &[Process],
+    ) -> Result<(), MoveError> {
         let (pid, node) = (process.pid, &peer.name);
         let address = peer.address.ok_or_else(|| MoveError::NoAddress { node: node.clone() })?;
-        let (socket, keys) = remote::send(config, node, address, process)
+        let (socket, keys) = remote::send(config, node, address, process, company)
             .await
             .map_err(|source| MoveError::Peer { node: node.clone(), address, source })?;
-        match side::send_off(process, Ends { here: &config.node, there: node }, socket, keys).await? {
+        match side::send_off(process, company, Ends { here: &config.node, there: node }, socket, keys).await?
+        {
             Outcome::Away => {
-                tracing::info!(pid, uid = process.uids[1], node, "away");
+                let with: Vec<i32> = company.iter().map(|process| process.pid).collect();
+                tracing::info!(pid, uid = process.uids[1], node, ?with, "away");
                 Ok(())
             }
             Outcome::Stays(reason) => Err(MoveError::Stays { pid, reason }),
@@ -289,9 +294,9 @@ impl Moves {
         let note = Notes::below(&config.keys).of(pid)?;
         let cantmove = match (&away, &guest) {
             (None, None) => process.never().or(note.locked.then_some(USER_LOCK)).map_or_else(
-                || migrate::cantmove(Pid::from_raw(pid)).map(|reason| reason.map(str::to_owned)),
-                |why| Ok(Some(why.to_owned())),
-            )?,
+                || migrate::company(Pid::from_raw(pid)).err().map(|reason| reason.to_string()),
+                |why| Some(why.to_owned()),
+            ),
             _ => None,
         };
         let at = |side: Option<Side>| side.map_or_else(|| here.clone(), |side| side.node);
@@ -385,13 +390,31 @@ fn above<'a>(
     }
 }
 
+/// Those that go with a process, for they share memory: this user may move all of them.
+fn company(caller: u32, pid: i32, notes: &Notes) -> Result<Vec<Process>, MoveError> {
+    let stays = |reason: String| MoveError::Stays { pid, reason };
+    let mut company = Vec::new();
+    for other in migrate::company(Pid::from_raw(pid)).map_err(|reason| stays(reason.to_string()))? {
+        let of = |reason: &str| stays(format!("shared: of process {other}, {reason}"));
+        let process = Process::look(other)?.ok_or_else(|| of("ended"))?;
+        process.may_be_moved_by(caller).map_err(|error| of(&error.to_string()))?;
+        if notes.of(other)?.locked {
+            return Err(of(USER_LOCK));
+        }
+        company.push(process);
+    }
+    Ok(company)
+}
+
+/// All that this side keeps comes home, so the user has to have the right to what it was started for.
+fn may_recall(caller: u32, side: &Side) -> Result<(), MoveError> {
+    let Kind::Home(with) = side.kind else { return Ok(()) };
+    let first = Process::look(with)?.filter(|process| process.tracer == side.pid);
+    first.map_or(Ok(()), |process| process.may_be_moved_by(caller))
+}
+
 /// Tells a process that is away to come home, and waits until it has.
 async fn recall(pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
-    if let Kind::Home(with) = side.kind
-        && with != pid
-    {
-        return Err(MoveError::With { pid, with });
-    }
     fetch(pid, side, here).await?;
     let ended = || MoveError::Ended { pid, node: side.node.clone() };
     let process = Process::look(pid)?.ok_or_else(ended)?;

@@ -73,19 +73,19 @@ impl From<io::Error> for PeerError {
     }
 }
 
-/// Asks a node's agent to take a process in. What comes back is the link's.
+/// Asks a node's agent to take a process in, and those that share memory with it. What comes back is the link's.
 pub async fn send(
     config: &Config,
     node: &str,
     address: Ipv4Addr,
     process: &Process,
+    company: &[Process],
 ) -> Result<(std::net::TcpStream, Keys), PeerError> {
-    let coming = Coming {
-        pid: process.pid,
-        uid: process.uids[1],
-        name: process.name.clone(),
-        privileged: process.privileged(),
-    };
+    let uid = process.uids[1];
+    // Where several users share memory, whoever rules one of them there rules all.
+    let privileged =
+        process.privileged() || company.iter().any(|other| other.privileged() || other.uids[1] != uid);
+    let coming = Coming { pid: process.pid, uid, name: process.name.clone(), privileged };
     let agreed = timeout(PATIENCE, async {
         let mut stream = ask(config, node, address, Want::TakeIn(coming)).await?;
         answered(&mut stream).await?;

@@ -131,19 +131,22 @@ pub struct Ends<'a> {
     pub there: &'a str,
 }
 
-/// Sends a process off to a node over a connection that its agent has accepted.
+/// Sends a process off, and those that share memory with it, to a node over a connection that its agent has accepted.
 ///
 /// # Errors
 /// The program cannot be started, or not be heard.
 pub async fn send_off(
     process: &Process,
+    company: &[Process],
     ends: Ends<'_>,
     socket: TcpStream,
     keys: Keys,
 ) -> io::Result<Outcome> {
     let number = process.pid.to_string();
+    let rights = |process: &Process| format!("{}={}", process.pid, process.rights());
+    let agreed: Vec<String> = std::iter::once(process).chain(company).map(rights).collect();
     let mut command = command(&["home", &number], ends);
-    command.env(AGREED, process.rights()).stdout(Stdio::piped());
+    command.env(AGREED, agreed.join(";")).stdout(Stdio::piped());
     let mut child = start(command, socket, keys).await?;
     let told = match child.stdout.take() {
         Some(out) => BufReader::new(out).lines().next_line().await?,

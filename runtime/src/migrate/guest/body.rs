@@ -15,12 +15,15 @@ pub mod word {
     pub const ROOM: u8 = b'r';
     /// A channel comes with this message.
     pub const CHANNEL: u8 = b'c';
+    /// What is shared comes with this message.
+    pub const SHARED: u8 = b's';
     /// All is there: go on.
     pub const GO: u8 = b'g';
 }
 
-/// The first descriptor of a thread's channel in a body; the control socket is the one before.
-const FIRST_FD: i32 = 100;
+/// The first descriptor of a thread's channel in a body; the control socket is the one before. What is shared
+/// follows.
+pub const FIRST_FD: i32 = 100;
 
 /// Goes through it; returns only where it failed.
 pub fn begin(wanted: Wanted, control: OwnedFd) -> io::Result<std::convert::Infallible> {
@@ -30,12 +33,17 @@ pub fn begin(wanted: Wanted, control: OwnedFd) -> io::Result<std::convert::Infal
     sys::keep_as(&control, FIRST_FD - 1)?;
     nix::unistd::write(&control, &[word::ROOM])?;
     let blob = Blob::at(base).map_err(io::Error::other)?;
-    let mut slot = 0;
+    let (mut slot, mut end) = (0, FIRST_FD);
     loop {
         let mut message = [0];
         match init::receive(&control, &mut message)? {
+            (1, Some(shared)) if message[0] == word::SHARED => {
+                sys::keep_as(&shared, end)?;
+                end += 1;
+            }
             (1, Some(channel)) if message[0] == word::CHANNEL => {
-                let kept = FIRST_FD + i32::try_from(slot).unwrap_or(0);
+                let kept = end;
+                end += 1;
                 sys::keep_as(&channel, kept)?;
                 let at = layout::slot(base, slot) + core::mem::offset_of!(layout::Thread, fd) as u64;
                 // SAFETY: the region is mapped, and the agent has finished writing.
@@ -51,7 +59,7 @@ pub fn begin(wanted: Wanted, control: OwnedFd) -> io::Result<std::convert::Infal
     // SAFETY: as above.
     unsafe { (control_at as *mut i32).write(FIRST_FD - 1) };
     drop(control);
-    sys::close_others(FIRST_FD - 1, FIRST_FD + i32::try_from(slot).unwrap_or(0))?;
+    sys::close_others(FIRST_FD - 1, end)?;
     for (start, end) in &blob.code {
         // SAFETY: the blob's code, which nobody executes yet.
         unsafe { sys::make_code(*start, end - start)? };

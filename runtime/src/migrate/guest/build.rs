@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 use nix::unistd::Pid;
@@ -12,22 +12,31 @@ use tesela_shim::layout::{
 };
 use tesela_shim::seal::Direction;
 
-use super::body::word;
+use super::body::{FIRST_FD, word};
 use super::init::{self, Wanted};
 use super::{Body, Guest, GuestError, control_pair};
 use crate::migrate::blob::Blob;
 use crate::migrate::filter::filter;
 use crate::migrate::freeze::{empty_process, empty_thread, octets, octets_mut, registers_from_words};
-use crate::migrate::image::{Channel, Image, ThreadImage, ToHome};
+use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToHome};
 use crate::migrate::link;
 use crate::migrate::look::{self, PAGE};
 use crate::migrate::pages::{Pager, hold_back};
+use crate::migrate::shared::{self, Object};
 use crate::migrate::sys::{self, Userfaultfd};
 
 /// Behind the plan, where the vDSO goes aside.
 const ASIDE: u64 = 8 << 20;
 
 impl Guest {
+    /// What the bodies that are built next share.
+    pub(super) fn share(&mut self, sizes: &[u64], channel: &Channel) -> Result<(), GuestError> {
+        let stream = self.door.connection(channel.token)?;
+        self.objects = Arc::new(sizes.iter().map(|size| Object::stand_in(*size)).collect::<Result<_, _>>()?);
+        let (_sender, mut receiver) = link::split(stream, channel.keys)?;
+        Ok(shared::fill(&self.objects, &mut receiver)?)
+    }
+
     /// Begins a body. Its memory comes by the connection `pages`.
     pub(super) fn build(&mut self, image: Image, pages: &Channel) -> Result<(), GuestError> {
         match self.try_build(image, pages) {
@@ -70,10 +79,12 @@ impl Guest {
             ));
         };
         write_region(pid, &image, plan_octets)?;
-        for stream in &streams {
-            let fds = [stream.as_raw_fd()];
+        let channels = streams.iter().map(|stream| (word::CHANNEL, stream.as_fd()));
+        let shared: Vec<OwnedFd> = self.objects.iter().map(Object::descriptor).collect::<Result<_, _>>()?;
+        for (kind, fd) in channels.chain(shared.iter().map(|fd| (word::SHARED, fd.as_fd()))) {
+            let fds = [fd.as_raw_fd()];
             let rights = [nix::sys::socket::ControlMessage::ScmRights(&fds)];
-            let content = [io::IoSlice::new(&[word::CHANNEL])];
+            let content = [io::IoSlice::new(std::slice::from_ref(&kind))];
             nix::sys::socket::sendmsg::<()>(
                 ours.as_raw_fd(),
                 &content,
@@ -116,7 +127,7 @@ impl Guest {
         let fd = sys::take_fd(pid, i32::try_from(plan.userfaultfd).map_err(io::Error::other)?)?;
         let userfaultfd = Userfaultfd(fd);
         userfaultfd.enable()?;
-        for map in &image.maps {
+        for map in image.maps.iter().filter(|map| map.shared.is_none()) {
             userfaultfd.register(map.start, map.end - map.start)?;
         }
         let pager = Pager::new(userfaultfd, image.content.clone());
@@ -308,8 +319,11 @@ fn plan(pid: Pid, image: &Image, plan_octets: u64) -> Result<Vec<u8>, GuestError
     let program = filter(image.base);
     let start = image.base + REGION;
     let mut tail = Vec::new();
+    let first = i64::from(FIRST_FD) + i64::try_from(image.threads.len()).map_err(io::Error::other)?;
     for map in &image.maps {
-        let map = Map { start: map.start, end: map.end, protection: map.protection, flags: map.flags };
+        let (fd, offset) = map.shared.map_or((-1, 0), |part| (first + i64::from(part.object), part.offset));
+        let Mapping { start, end, protection, flags, .. } = *map;
+        let map = Map { start, end, protection, flags, fd, offset };
         tail.extend_from_slice(octets(&map));
     }
     let after_maps = start + size_of::<Plan>() as u64 + tail.len() as u64;

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use nix::unistd::Pid;
 use tesela_shim::layout::{
@@ -20,6 +21,7 @@ use crate::migrate::image::{Channel, Image, ThreadImage, ToHome, ToRemote};
 use crate::migrate::link::{self, Keys};
 use crate::migrate::look::{self, Line};
 use crate::migrate::pages;
+use crate::migrate::shared::{self, Object};
 use crate::migrate::sys;
 use crate::migrate::tracee::{Tracee, settled};
 
@@ -186,8 +188,10 @@ impl Guest {
         while look::threads(pid)?.len() > freezing.standing.len() {
             std::thread::yield_now();
         }
+        let (_, site) = look::vdso(pid, &look::maps(pid)?)?;
+        freezing.standing.values_mut().for_each(|tracee| tracee.site = site);
         freezing.has_left = true;
-        let image = read(pid, &body.image, tgid, &body.threads, freezing)?;
+        let image = read(pid, &body.image, (tgid, &body.threads), freezing, &self.objects)?;
         let content = image.content.clone();
         // As home has them: what it sends with is what we receive with.
         let keys = Keys::random()?;
@@ -199,6 +203,18 @@ impl Guest {
         std::thread::Builder::new().name("homeward".into()).spawn(move || {
             if let Err(error) = pages::serve(pid, &content, pages::Ground::Old, sender, receiver) {
                 tracing::debug!(%pid, %error, "its memory has gone home");
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Sends what the bodies share, all of which stand still.
+    pub(super) fn unshare(&mut self, channel: &Channel) -> Result<(), GuestError> {
+        let (mut sender, _receiver) = link::split(self.door.connection(channel.token)?, channel.keys)?;
+        let objects = Arc::clone(&self.objects);
+        std::thread::Builder::new().name("unshare".into()).spawn(move || {
+            if let Err(error) = shared::send(&objects, &mut sender) {
+                tracing::debug!(%error, "what is shared has not gone home");
             }
         })?;
         Ok(())
@@ -252,9 +268,9 @@ fn stands(tracee: &Tracee, thread: &Thread, base: u64) -> Result<bool, GuestErro
 fn read(
     pid: Pid,
     came: &Image,
-    tgid: i32,
-    slots: &HashMap<i32, u32>,
+    (tgid, slots): (i32, &HashMap<i32, u32>),
     freezing: &Freezing,
+    objects: &[Object],
 ) -> Result<Image, GuestError> {
     let base = came.base;
     let mut threads = Vec::new();
@@ -279,12 +295,13 @@ fn read(
     let region = base..base + REGION + (64 << 20);
     let own = |line: &Line| !line.is_special() && !region.contains(&line.start);
     let lines: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
+    let private: Vec<Line> = lines.iter().filter(|line| !line.shared).cloned().collect();
     let mut marks = look::marks(pid)?;
-    marks[5] = break_of(freezing, &look::vdso(pid, &look::maps(pid)?)?)?.unwrap_or(marks[5]);
+    marks[5] = break_of(freezing)?.unwrap_or(marks[5]);
     Ok(Image {
         tgid,
-        content: look::content(pid, &lines)?,
-        maps: lines.iter().map(Line::mapping).collect(),
+        content: look::content(pid, &private)?,
+        maps: lines.iter().map(|line| shared::mapping(line, objects)).collect(),
         marks,
         dispositions: process
             .dispositions
@@ -324,11 +341,11 @@ fn told(process: &mut Process, info: &mut Vec<u8>) {
 }
 
 /// The body's program break, which no file of /proc has.
-fn break_of(freezing: &Freezing, (_, syscall): &([u8; 32], u64)) -> Result<Option<u64>, GuestError> {
+fn break_of(freezing: &Freezing) -> Result<Option<u64>, GuestError> {
     let Some(tracee) = freezing.standing.values().next() else { return Ok(None) };
     let asked = (|| {
         let before = tracee.registers()?;
-        let value = tracee.must_call(*syscall, libc::SYS_brk, [0; 6])?;
+        let value = tracee.must_call(libc::SYS_brk, [0; 6])?;
         tracee.set_registers(&before)?;
         Ok::<u64, crate::migrate::tracee::TraceError>(value)
     })();

@@ -110,7 +110,10 @@ impl Home {
         let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
         deputy.stopped = true;
         let tgid = deputy.tgid;
-        Ok(self.sender.send(&ToRemote::Freeze { tgid })?)
+        if self.objects.is_empty() {
+            return Ok(self.sender.send(&ToRemote::Freeze { tgid })?);
+        }
+        self.recall()
     }
 
     /// A stop that is none of a signal's: a child that has just been made, or job control.
@@ -235,14 +238,15 @@ impl Home {
     fn receives_channel(&mut self, parent: i32, child: i32) -> Result<(), HomeError> {
         // Not one of ours any more: its children are not either.
         let Some(maker) = self.deputies.get(&parent) else { return Ok(()) };
-        let (parent_tgid, parent_slot) = (maker.tgid, u64::from(maker.slot));
+        let (parent_tgid, parent_slot, site) = (maker.tgid, u64::from(maker.slot), maker.tracee.site);
         let mut tracee = self.early.remove(&child);
         if tracee.is_none() {
             let mut fresh = Tracee::inherited(Pid::from_raw(child));
             fresh.wait_stopped()?;
             tracee = Some(fresh);
         }
-        let Some(tracee) = tracee else { return Ok(()) };
+        let Some(mut tracee) = tracee else { return Ok(()) };
+        tracee.site = site;
         let tgid: i32 = look::status(tracee.tid, "Tgid")?.parse().unwrap_or(child);
         let registers = tracee.registers()?;
         let slot = (registers.rsp - self.base - CODE) / SLOT;
@@ -264,7 +268,7 @@ impl Home {
         if tgid == child {
             // The copies of its parent's channels.
             let all = [self.first_fd, u64::from(u32::MAX), 0, 0, 0, 0];
-            tracee.must_call(self.syscall, libc::SYS_close_range, all)?;
+            tracee.must_call(libc::SYS_close_range, all)?;
             for sibling in self.deputies.values().filter(|one| one.tgid == parent_tgid) {
                 self.free_slot(tracee.tid, sibling.slot)?;
             }
@@ -280,7 +284,8 @@ impl Home {
         sys::set_signal_mask(tracee.tid, mask)?;
         let address = layout::slot(self.base, slot);
         tracee.enter(self.entry, address + SLOT - 64, layout::ENTER_RESIDENT, address)?;
-        self.deputies.insert(child, Deputy::new(tracee, tgid, slot_number));
+        let borrows = process && there != slot_number;
+        self.deputies.insert(child, Deputy { borrows, ..Deputy::new(tracee, tgid, slot_number) });
         if process && self.recalled {
             self.sender.send(&ToRemote::Freeze { tgid })?;
         }
@@ -357,11 +362,9 @@ impl Home {
             let pid = leader.tracee.tid;
             // struct sigaction: SIG_DFL
             sys::write_memory(pid, at, &[0; 32])?;
-            leader.tracee.call(
-                self.syscall,
-                libc::SYS_rt_sigaction,
-                [u64::from(signal.cast_unsigned()), at, 0, 8, 0, 0],
-            )?;
+            leader
+                .tracee
+                .call(libc::SYS_rt_sigaction, [u64::from(signal.cast_unsigned()), at, 0, 8, 0, 0])?;
             sys::set_signal_mask(pid, !(1 << (signal - 1)))?;
             leader.stopped = false;
             sys::tgkill(pid, pid, signal)?;

@@ -1,5 +1,6 @@
 //! A process comes home: its deputy becomes itself again.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::TcpStream;
@@ -9,11 +10,12 @@ use std::time::Instant;
 use nix::unistd::Pid;
 use tesela_shim::layout::{self, REGION};
 
-use super::{Arriving, HOME_PATIENCE, Home, HomeError, PING};
+use super::{Arriving, HOME_PATIENCE, Home, HomeError, PING, new_channel};
 use crate::migrate::freeze::registers_from_words;
 use crate::migrate::image::{Image, Mapping, ThreadImage, ToRemote};
 use crate::migrate::link::{self, Keys, LinkError};
 use crate::migrate::look::{self, Line};
+use crate::migrate::shared::{self, Object};
 use crate::migrate::sys;
 use crate::migrate::tracee::Tracee;
 
@@ -34,38 +36,84 @@ impl Home {
         own.all(|(tid, _)| image.threads.iter().any(|thread| thread.tid == *tid))
     }
 
-    /// Puts a process that stands still away in its deputy's place. Until all of it is here, it can still go on
-    /// where it was.
-    pub(super) fn comes_home(&mut self, arriving: Arriving) -> Result<(), HomeError> {
-        let Arriving { image, connection, keys } = arriving;
-        let tgid = image.tgid;
-        for thread in &image.threads {
+    /// The next that can come home: one process, or where they share memory, all of them.
+    pub(super) fn next_arriving(&mut self) -> Option<Vec<Arriving>> {
+        let ready = |home: &Self, one: &Arriving| home.is_complete(&one.image);
+        let borrows = |home: &Self, tgid: i32| home.deputies.get(&tgid).is_some_and(|deputy| deputy.borrows);
+        let one = self.arriving.iter().position(|one| {
+            // One that runs in its maker's memory comes first: its maker does not stand still before.
+            ready(self, one) && (self.objects.is_empty() || borrows(self, one.image.tgid))
+        });
+        if let Some(place) = one {
+            return Some(vec![self.arriving.swap_remove(place)]);
+        }
+        let here = |tgid: &i32| self.arriving.iter().any(|one| one.image.tgid == *tgid && ready(self, one));
+        let all = !self.arriving.is_empty() && self.processes().iter().all(here);
+        all.then(|| std::mem::take(&mut self.arriving))
+    }
+
+    /// Puts processes that stand still away in their deputies' places. Until all of them are here, they can still
+    /// go on where they were.
+    pub(super) fn come_home(&mut self, mut arriving: Vec<Arriving>) -> Result<(), HomeError> {
+        for thread in arriving.iter().flat_map(|one| &one.image.threads) {
             self.halt(thread.tid)?;
         }
-        if !self.deputies.contains_key(&tgid) {
-            return Ok(());
-        }
-        let most = image.content.iter().map(|(start, end)| end - start).sum();
-        let pieces = match self.fetch(connection, keys, most) {
-            Ok(pieces) => pieces,
-            Err(error) => return self.stays_away(tgid, &error),
+        arriving.retain(|one| self.deputies.contains_key(&one.image.tgid));
+        let all: BTreeSet<i32> = arriving.iter().map(|one| one.image.tgid).collect();
+        let fetched = match self.fetch_all(arriving, all == self.processes()) {
+            Ok(fetched) => fetched,
+            Err(error) => return all.iter().try_for_each(|tgid| self.stays_away(*tgid, &error)),
         };
+        for (image, pieces) in fetched {
+            self.replace(&image, &pieces)?;
+        }
+        Ok(())
+    }
+
+    /// Receives the memory of bodies; of what they share, only where all stand still.
+    fn fetch_all(
+        &mut self,
+        arriving: Vec<Arriving>,
+        shared: bool,
+    ) -> Result<Vec<(Image, Vec<Piece>)>, HomeError> {
+        let mut fetched = Vec::new();
+        for Arriving { image, connection, keys } in arriving {
+            let most = image.content.iter().map(|(start, end)| end - start).sum();
+            let pieces = self.fetch(connection, keys, most)?;
+            fetched.push((image, pieces));
+        }
+        if shared && !self.objects.is_empty() {
+            let (channel, keys) = new_channel()?;
+            self.sender.send(&ToRemote::Unshare(channel))?;
+            let (_sender, mut receiver) = link::split(self.connect(&channel)?, keys)?;
+            receiver.set_timeout(Some(HOME_PATIENCE))?;
+            let mut pieces = Vec::new();
+            shared::receive(&self.objects, &mut receiver, |piece| {
+                pieces.push(piece);
+                Ok(())
+            })?;
+            shared::replace(&self.objects, &pieces)?;
+        }
         self.heard = Instant::now();
+        Ok(fetched)
+    }
+
+    fn replace(&mut self, image: &Image, pieces: &[Piece]) -> Result<(), HomeError> {
+        let tgid = image.tgid;
         for deputy in self.deputies.values().filter(|deputy| deputy.tgid == tgid) {
             deputy.tracee.quiet()?;
         }
         let pid = Pid::from_raw(tgid);
         let Some(leader) = self.deputies.get(&tgid) else { return Ok(()) };
-        self.memory(&leader.tracee, &image, &pieces)?;
-        drop(pieces);
+        self.memory(&leader.tracee, image, pieces)?;
         for thread in &image.threads {
             if let Some(deputy) = self.deputies.get(&thread.tid) {
                 self.thread_again(&deputy.tracee, thread)?;
             }
         }
-        self.dispositions(&leader.tracee, &image)?;
-        self.signals_again(&image)?;
-        leader.tracee.must_call(self.syscall, libc::SYS_munmap, [self.base, REGION, 0, 0, 0, 0])?;
+        self.dispositions(&leader.tracee, image)?;
+        self.signals_again(image)?;
+        leader.tracee.must_call(libc::SYS_munmap, [self.base, REGION, 0, 0, 0, 0])?;
         for thread in &image.threads {
             if let Some(deputy) = self.deputies.get(&thread.tid) {
                 let tracee = &deputy.tracee;
@@ -139,7 +187,7 @@ impl Home {
         let again = |tid: i32, slot: u32, info: &[u8]| match self.deputies.get(&tid) {
             Some(deputy) => {
                 let scratch = layout::slot(self.base, slot.into()) + layout::OUT_AT;
-                deputy.tracee.requeue(self.syscall, scratch, tgid, info)
+                deputy.tracee.requeue(scratch, tgid, info)
             }
             None => Ok(()),
         };
@@ -165,7 +213,7 @@ impl Home {
     /// Mappings, and the content of what the body has.
     fn memory(&self, leader: &Tracee, image: &Image, pieces: &[Piece]) -> Result<(), HomeError> {
         let pid = leader.tid;
-        let call = |nr, args| leader.must_call(self.syscall, nr, args);
+        let call = |nr, args| leader.must_call(nr, args);
         for thread in &image.threads {
             let part = self.thread(pid, thread.slot.into())?;
             if part.bounce_size != 0 {
@@ -178,22 +226,29 @@ impl Home {
         let own = |line: &Line| !line.is_special() && !region.contains(&line.start);
         let before: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
         let had: Vec<(u64, u64)> = before.iter().map(|line| (line.start, line.end)).collect();
-        let has: Vec<(u64, u64)> = image.maps.iter().map(|map| (map.start, map.end)).collect();
-        for (start, end) in without(&had, &has) {
+        let kept = kept(&before, &image.maps, &self.objects);
+        for (start, end) in without(&had, &kept) {
             call(libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])?;
         }
-        for (start, end) in without(&has, &had) {
+        let (theirs, has): (Vec<&Mapping>, Vec<&Mapping>) =
+            image.maps.iter().partition(|map| map.shared.is_some());
+        let has: Vec<(u64, u64)> = has.iter().map(|map| (map.start, map.end)).collect();
+        for (start, end) in without(&has, &kept) {
             call(libc::SYS_mmap, [start, end - start, WRITABLE, ANEW, u64::MAX, 0])?;
+        }
+        for map in theirs {
+            for (start, end) in without(&[(map.start, map.end)], &kept) {
+                self.map_shared(leader, image.threads.first(), map, (start, end))?;
+            }
         }
         // What has no content there is zero, or is the file's again.
         for (start, end) in without(&has, &image.content) {
             call(libc::SYS_madvise, [start, end - start, libc::MADV_DONTNEED as u64, 0, 0, 0])?;
         }
-        // A shared mapping is the file's, as it was.
-        let shared =
-            before.iter().filter(|line| line.shared).map(|line| (line.start, line.end)).collect::<Vec<_>>();
-        content(pid, pieces, &shared)?;
         let after: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
+        // A shared mapping is the file's, as it was.
+        let shared = after.iter().filter(|line| line.shared).map(|line| (line.start, line.end));
+        content(pid, pieces, &shared.collect::<Vec<_>>())?;
         for Mapping { start, end, protection, .. } in &image.maps {
             for line in after.iter().filter(|line| line.start < *end && line.end > *start) {
                 if line.protection != *protection {
@@ -205,9 +260,28 @@ impl Home {
         Ok(())
     }
 
+    /// Maps what is shared where the program has moved it to.
+    fn map_shared(
+        &self,
+        leader: &Tracee,
+        thread: Option<&ThreadImage>,
+        map: &Mapping,
+        (start, end): (u64, u64),
+    ) -> Result<(), HomeError> {
+        const SHARED: u64 = 0x01 | 0x10; // MAP_SHARED | MAP_FIXED
+        let (Some(part), Some(thread)) = (map.shared, thread) else { return Ok(()) };
+        let object = usize::try_from(part.object).ok().and_then(|number| self.objects.get(number));
+        let file = object.ok_or(LinkError::NotAuthentic)?.writable()?;
+        let fd = self.pass_in(leader, thread.slot.into(), &file)?;
+        let offset = part.offset + (start - map.start);
+        leader.must_call(libc::SYS_mmap, [start, end - start, WRITABLE, SHARED, fd, offset])?;
+        leader.must_call(libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+        Ok(())
+    }
+
     /// What the kernel keeps of a thread, for one that has changed it or was made away from home.
     fn thread_again(&self, tracee: &Tracee, thread: &ThreadImage) -> Result<(), HomeError> {
-        let call = |nr, args| tracee.call(self.syscall, nr, args);
+        let call = |nr, args| tracee.call(nr, args);
         let scratch = layout::slot(self.base, thread.slot.into()) + layout::OUT_AT;
         let [sp, size, flags] = thread.alternate;
         let mut stack = [0_u8; 24];
@@ -237,8 +311,14 @@ impl Home {
                 continue;
             }
             let octets: Vec<u8> = disposition.iter().flat_map(|word| word.to_le_bytes()).collect();
-            sys::write_memory(leader.tid, scratch, &octets)?;
-            leader.call(self.syscall, libc::SYS_rt_sigaction, [signal, scratch, 0, 8, 0, 0])?;
+            let mut known = [0; 32];
+            leader.call(libc::SYS_rt_sigaction, [signal, 0, scratch, 8, 0, 0])?;
+            sys::read_memory(leader.tid, scratch, &mut known)?;
+            // Even what changes nothing has the kernel forget a signal that waits and would be ignored.
+            if octets != known {
+                sys::write_memory(leader.tid, scratch, &octets)?;
+                leader.call(libc::SYS_rt_sigaction, [signal, scratch, 0, 8, 0, 0])?;
+            }
         }
         Ok(())
     }
@@ -269,6 +349,26 @@ fn content(pid: Pid, pieces: &[Piece], but: &[(u64, u64)]) -> Result<(), HomeErr
         }
     }
     Ok(())
+}
+
+/// What is mapped at home as it is away, but for its content and protection: in order.
+fn kept(before: &[Line], maps: &[Mapping], objects: &[Object]) -> Vec<(u64, u64)> {
+    let same = |line: &Line, map: &Mapping| match (shared::part(line, objects), map.shared) {
+        (Some(here), Some(there)) => {
+            here.object == there.object
+                && here.offset.wrapping_sub(line.start) == there.offset.wrapping_sub(map.start)
+        }
+        // A file that nobody writes is its own away; it cannot write there either.
+        (None, None) => !line.shared || map.protection & 2 == 0,
+        _ => false,
+    };
+    let mut kept = Vec::new();
+    for map in maps {
+        let lines =
+            before.iter().filter(|line| line.start < map.end && line.end > map.start && same(line, map));
+        kept.extend(lines.map(|line| (line.start.max(map.start), line.end.min(map.end))));
+    }
+    kept
 }
 
 /// The parts of sorted ranges that are in none of the others.

@@ -1,5 +1,6 @@
 //! The deputies' ends of the channels.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
@@ -71,7 +72,7 @@ impl Home {
         sys::write_memory(thread.tid, at, &octets)?;
         let (put, get) = if new.is_some() { (at, 0) } else { (0, at) };
         let resource = u64::from(libc::RLIMIT_NOFILE);
-        thread.must_call(self.syscall, libc::SYS_prlimit64, [0, resource, put, get, 0, 0])?;
+        thread.must_call(libc::SYS_prlimit64, [0, resource, put, get, 0, 0])?;
         let mut limit = [0_u8; 16];
         sys::read_memory(thread.tid, at, &mut limit)?;
         let [soft, hard] = limit.as_chunks::<8>().0 else { return Ok([0; 2]) };
@@ -84,14 +85,33 @@ impl Home {
         let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
         let [family, kind] = [libc::AF_UNIX, kind].map(|word| u64::from(word.cast_unsigned()));
         let args = [family, kind, 0, pair_at, 0, 0];
-        thread.must_call(self.syscall, libc::SYS_socketpair, args)?;
+        thread.must_call(libc::SYS_socketpair, args)?;
         let mut pair = [0_u8; 8];
         sys::read_memory(thread.tid, pair_at, &mut pair)?;
         let [one, other] =
             [0, 4].map(|at| i32::from_ne_bytes([pair[at], pair[at + 1], pair[at + 2], pair[at + 3]]));
         let ours = sys::take_fd(pid, other)?;
-        thread.must_call(self.syscall, libc::SYS_close, [u64::from(other.cast_unsigned()), 0, 0, 0, 0, 0])?;
+        thread.must_call(libc::SYS_close, [u64::from(other.cast_unsigned()), 0, 0, 0, 0, 0])?;
         Ok((one, ours))
+    }
+
+    /// Gives a deputy a file, by way of a stopped thread of it in this slot. Returns its descriptor there.
+    pub(super) fn pass_in(&self, thread: &Tracee, slot: u64, file: &File) -> Result<u64, HomeError> {
+        const CMSG_CLOEXEC: u64 = 0x4000_0000;
+        let (theirs, ours) = self.socket_pair(thread, thread.tid, slot)?;
+        pass(&ours, file.as_raw_fd())?;
+        let theirs = u64::from(theirs.cast_unsigned());
+        // struct msghdr; behind it the struct iovec, an octet, and room for a struct cmsghdr with a descriptor.
+        let at = layout::slot(self.base, slot) + layout::OUT_AT;
+        let (vector, octet, control) = (at + 56, at + 72, at + 80);
+        let words = [0, 0, vector, 1, control, 24, 0, octet, 1, 0, 0, 0, 0];
+        let message: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        sys::write_memory(thread.tid, at, &message)?;
+        thread.must_call(libc::SYS_recvmsg, [theirs, at, CMSG_CLOEXEC, 0, 0, 0])?;
+        let mut fd = [0; 4];
+        sys::read_memory(thread.tid, control + 16, &mut fd)?;
+        thread.must_call(libc::SYS_close, [theirs, 0, 0, 0, 0, 0])?;
+        Ok(u32::from_le_bytes(fd).into())
     }
 
     /// A thread's part of a deputy.
