@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::posix_fallocate;
+use nix::sys::statvfs::statvfs;
 
 const MAGIC: &[u8; 8] = b"teseluj1";
 const HEADER: u64 = 16;
@@ -70,10 +71,22 @@ struct Inner {
     allocated: u64,
     /// The length after the last compaction.
     compacted: u64,
+    /// After a compaction that failed: what the next one waits for.
+    retry: Option<Retry>,
     appended: Position,
     durable: Position,
     writing: bool,
     failed: bool,
+}
+
+/// When a compaction that failed is worth another attempt. Not at each change: all that it writes would be written
+/// again, with the node waiting.
+#[derive(Clone, Copy)]
+struct Retry {
+    /// The journal has grown to this length,
+    grown_to: u64,
+    /// or a disk that was full has so much room.
+    room: Option<u64>,
 }
 
 impl Journal {
@@ -124,6 +137,7 @@ impl Journal {
             pending: Vec::new(),
             allocated,
             compacted: end,
+            retry: None,
             appended: Position::default(),
             durable: Position::default(),
             writing: false,
@@ -221,6 +235,18 @@ impl Journal {
         inner.end + inner.pending.len() as u64 > 2 * inner.compacted + COMPACT_AFTER + apart
     }
 
+    /// Whether an attempt to write it anew is due, if the last one failed.
+    pub fn may_be_written_anew(&self) -> bool {
+        let (length, retry) = {
+            let inner = self.lock();
+            (inner.end + inner.pending.len() as u64, inner.retry)
+        };
+        let Some(Retry { grown_to, room }) = retry else { return true };
+        // What cannot be told of the disk is no reason to try.
+        let free = || statvfs(&self.path).map_or(0, |disk| disk.blocks_available() * disk.fragment_size());
+        length >= grown_to || room.is_some_and(|room| free() >= room)
+    }
+
     /// Puts these records in the place of all so far. One caller at a time (the writer).
     ///
     /// # Errors
@@ -231,8 +257,11 @@ impl Journal {
         let (file, salt, end) = match written {
             Ok(written) => written,
             Err(error) => {
-                // Not to be tried again at each change.
-                inner.compacted = inner.end;
+                let octets: u64 = records.iter().map(|record| (RECORD_HEADER + record.len()) as u64).sum();
+                // Some more, for others write there too.
+                let room = (error.kind() == io::ErrorKind::StorageFull).then_some(2 * octets + LAST);
+                let length = inner.end + inner.pending.len() as u64;
+                inner.retry = Some(Retry { grown_to: 2 * length + COMPACT_AFTER, room });
                 return Err(error);
             }
         };
@@ -247,6 +276,7 @@ impl Journal {
             pending: Vec::new(),
             allocated: end,
             compacted: end,
+            retry: None,
             appended,
             durable: appended,
             writing: false,
@@ -407,6 +437,35 @@ mod tests {
         journal.reserve(5, Room::Common).unwrap();
         journal.sync(journal.append(b"newer")).unwrap();
         assert_eq!(read(&path).1, [b"new".to_vec(), b"newer".to_vec()]);
+    }
+
+    #[test]
+    fn an_attempt_that_failed_is_not_made_again_until_there_is_reason_to() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = directory.path().join("journal");
+        let journal = Journal::create(&path, &[]).unwrap();
+        let new = [b"new".to_vec()];
+        // A directory in its place stands for a disk that takes no file.
+        std::fs::create_dir(path.with_extension("new")).unwrap();
+        journal.replace(&new).unwrap_err();
+        assert!(!journal.may_be_written_anew());
+        let record = vec![0; 64 << 10];
+        for _ in 0..4 {
+            assert!(!journal.may_be_written_anew());
+            journal.reserve(record.len(), Room::Common).unwrap();
+            journal.append(&record);
+        }
+        assert!(journal.may_be_written_anew(), "it has grown");
+        journal.replace(&new).unwrap_err();
+        assert!(!journal.may_be_written_anew());
+        let set_room = |room| journal.lock().retry.as_mut().unwrap().room = Some(room);
+        set_room(u64::MAX);
+        assert!(!journal.may_be_written_anew(), "no disk has as much");
+        set_room(1);
+        assert!(journal.may_be_written_anew(), "there is room again");
+        std::fs::remove_dir(path.with_extension("new")).unwrap();
+        journal.replace(&new).unwrap();
+        assert!(journal.may_be_written_anew());
     }
 
     #[test]

@@ -259,10 +259,10 @@ impl Node {
             (recorded.octets(), recorded.is_empty())
         };
         let is_long = octets > recorded::LONG || self.journal.is_long(octets);
-        let (wanted, after) = match is_long {
+        let (wanted, after) = match is_long && self.journal.may_be_written_anew() {
             true if is_empty => return self.write_anew(writer),
             true => (Asked::Now, Duration::ZERO),
-            false if octets > recorded::WORTH => (Asked::Soon, SOON),
+            false if !is_long && octets > recorded::WORTH => (Asked::Soon, SOON),
             false => return,
         };
         self.ask(wanted, after);
@@ -270,7 +270,8 @@ impl Node {
 
     /// Has the journal let go of content if there was no room for more.
     fn make_room(&self, error: &io::Error) {
-        if error.kind() == io::ErrorKind::StorageFull && self.read().recorded.octets() > recorded::WORTH {
+        let is_worth_it = || self.read().recorded.octets() > recorded::WORTH;
+        if error.kind() == io::ErrorKind::StorageFull && is_worth_it() && self.journal.may_be_written_anew() {
             self.ask(Asked::Now, Duration::ZERO);
         }
     }

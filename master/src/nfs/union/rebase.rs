@@ -5,7 +5,9 @@
 //! and files of the old image that the node moved are those of the new one, found by their old path; what
 //! the new one lacks is copied. Objects that the node had changed in content become its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use tesela_node_image::index;
@@ -14,7 +16,7 @@ use super::image::Build;
 use super::node::{Node, build_name};
 use super::object::{Attributes, Body, FIRST_OWN, Object, ObjectId, ROOT, Slot};
 use super::record::{Change, Head, NewBody};
-use super::rendered::{self, RenderedFile};
+use super::rendered::{self, RenderedFile, as_rendered};
 use super::state::State;
 use super::txn::Txn;
 use super::{Union, UnionError};
@@ -25,33 +27,19 @@ impl Union {
     /// the one that it is to have: the node's version would hold.
     ///
     /// # Errors
-    /// [`UnionError::UnknownNode`]; [`UnionError::Image`] if the build cannot be read.
+    /// [`UnionError::UnknownNode`]; [`UnionError::Image`] or [`UnionError::Io`] if a build cannot be read.
     pub fn rebase_conflicts(&self, node: &str) -> Result<Vec<PathBuf>, UnionError> {
         let node = self.node_named(node)?;
         let build = self.build(&node.name, &node.next().0)?;
         let differences = self.list(&node.name)?;
         let state = node.read();
-        let differs = |path: &Path| {
-            let version = |build: &Build| {
-                let object = build.index.find(path)?;
-                let attributes = *build.index.attributes(object)?;
-                let target = build.index.target(object).to_vec();
-                Some((
-                    attributes.kind,
-                    attributes.mode,
-                    attributes.uid,
-                    attributes.gid,
-                    attributes.mtime,
-                    target,
-                ))
-            };
-            match (version(&state.build), version(&build)) {
-                (Some(old), Some(new)) if old.0 == index::Kind::Directory => old.0 != new.0,
-                (old, new) => old != new,
+        let mut conflicts = Vec::new();
+        for path in differences.into_iter().map(|difference| difference.path) {
+            if differs(&state.build, &build, &path)? {
+                conflicts.push(path);
             }
-        };
-        let paths = differences.into_iter().map(|difference| difference.path);
-        Ok(paths.filter(|path| differs(path)).collect())
+        }
+        Ok(conflicts)
     }
 
     /// Moves what a node wrote to the build that it is to have, and renders. Its handles are stale
@@ -72,12 +60,51 @@ impl Union {
             };
             let mut new = State::new(head, build);
             let mut txn = Txn::new(&mut new);
-            let mut mover = Mover { node: &node, old, moved: HashMap::new(), ahead: Vec::new() };
+            let mut mover = Mover::new(&node, old);
             mover.run(&mut txn).map_err(UnionError::io(node.directory()))?;
             rendered::render(&mut txn, files);
             count_links(&mut txn);
             Ok((new, ()))
         })
+    }
+}
+
+/// Whether two builds have another object at a path: by kind, owner, mode and content. A time says nothing, for
+/// an image that is built anew has new ones; nor do those of a directory, whose names are looked at one by one.
+fn differs(old: &Build, new: &Build, path: &Path) -> Result<bool, UnionError> {
+    let at = |build: &Build| {
+        let object = build.index.find(path)?;
+        Some((object, *build.index.attributes(object)?))
+    };
+    let ((old_object, was), (new_object, is)) = match (at(old), at(new)) {
+        (Some(old), Some(new)) => (old, new),
+        (old, new) => return Ok(old.is_some() != new.is_some()),
+    };
+    if was.kind != is.kind || was.kind == index::Kind::Directory {
+        return Ok(was.kind != is.kind);
+    }
+    if (was.mode, was.uid, was.gid) != (is.mode, is.uid, is.gid) {
+        return Ok(true);
+    }
+    match was.kind {
+        index::Kind::File(_) => {
+            let same = || same_content(old.open(old_object)?, new.open(new_object)?);
+            same().map(|same| !same).map_err(UnionError::io(path))
+        }
+        _ => Ok(old.index.target(old_object) != new.index.target(new_object)),
+    }
+}
+
+fn same_content(old: File, new: File) -> std::io::Result<bool> {
+    let (mut old, mut new) = (BufReader::new(old), BufReader::new(new));
+    loop {
+        let (was, is) = (old.fill_buf()?, new.fill_buf()?);
+        let count = was.len().min(is.len());
+        if count == 0 || was[..count] != is[..count] {
+            return Ok(was.is_empty() && is.is_empty());
+        }
+        old.consume(count);
+        new.consume(count);
     }
 }
 
@@ -89,9 +116,18 @@ struct Mover<'a> {
     /// Directories, old and new, whose names are still to be made. Not by recursion: how deep they lie is
     /// for the node to say.
     ahead: Vec<(ObjectId, ObjectId)>,
+    /// Directories and names of what is as it was rendered, and is rendered anew. Further names that the node gave
+    /// to it are the node's.
+    rendered: HashSet<(ObjectId, Vec<u8>)>,
 }
 
-impl Mover<'_> {
+impl<'a> Mover<'a> {
+    fn new(node: &'a Node, old: &'a State) -> Self {
+        let own = old.rendered.iter().filter(|(_, (id, _))| *id >= FIRST_OWN);
+        let rendered = own.filter_map(|(path, what)| as_rendered(old, path, *what)).collect();
+        Self { node, old, moved: HashMap::new(), ahead: Vec::new(), rendered }
+    }
+
     fn run(&mut self, txn: &mut Txn) -> std::io::Result<()> {
         if self.old.wrote {
             txn.log(Change::Wrote);
@@ -100,6 +136,12 @@ impl Mover<'_> {
         self.attributes(txn, ROOT, ROOT, ROOT);
         self.ahead.push((ROOT, ROOT));
         self.go_on(txn)?;
+        for (path, what) in &self.old.rendered {
+            // The node's own version holds until the rendering changes.
+            if what.0 >= FIRST_OWN && as_rendered(self.old, path, *what).is_none() {
+                txn.log(Change::Rendered(path.clone(), Some(*what)));
+            }
+        }
         for (path, id) in &self.old.asides {
             let id = self.object(txn, *id, ROOT)?;
             txn.log(Change::Aside(path.clone(), Some(id)));
@@ -126,7 +168,7 @@ impl Mover<'_> {
             }
         }
         for (name, id) in old.entries(was) {
-            if old.rendered.values().any(|(rendered, _)| *rendered == id) && id >= FIRST_OWN {
+            if self.rendered.contains(&(was, name.to_vec())) {
                 continue;
             }
             let as_in_image = old.image_child(was, name) == Some(id);

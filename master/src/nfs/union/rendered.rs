@@ -93,10 +93,7 @@ impl Node {
     /// Where the node has its own version of rendered files.
     pub(super) fn conflicts(&self) -> Vec<Conflict> {
         let state = self.read();
-        let held = state.rendered.iter().filter(|(path, (id, digest))| {
-            locate(&state, path).is_none_or(|(_, _, at)| at != Some(*id))
-                || digest_of(&state, *id) != Some(*digest)
-        });
+        let held = state.rendered.iter().filter(|(path, what)| as_rendered(&state, path, **what).is_none());
         let held = held.map(|(path, _)| (path, ConflictState::Held));
         let aside = state.asides.iter().map(|(path, id)| {
             let size = state.find(*id).map_or(0, |(attributes, _)| attributes.size);
@@ -433,6 +430,17 @@ fn digest(file: &RenderedFile) -> Digest {
         RenderedKind::Symlink(target) => digest_parts(b'l', 0o777, file.uid, file.gid, octets(target)),
         RenderedKind::Directory => digest_parts(b'd', file.mode & 0o7777, file.uid, file.gid, b""),
     }
+}
+
+/// The directory and the name of a rendered path where what is there is as it was rendered; `None` where the node
+/// has its own version.
+pub fn as_rendered(
+    state: &State,
+    path: &[u8],
+    (id, digest): (ObjectId, Digest),
+) -> Option<(ObjectId, Vec<u8>)> {
+    let (directory, name, at) = locate(state, path)?;
+    (at == Some(id) && digest_of(state, id) == Some(digest)).then_some((directory, name))
 }
 
 /// The digest that an object would be rendered with; `None` if it cannot have been.

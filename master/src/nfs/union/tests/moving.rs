@@ -4,7 +4,7 @@ use super::*;
 
 fn fill(root: &Path) {
     std::fs::create_dir_all(root.join("etc/old")).unwrap();
-    for name in ["etc/a", "etc/b", "etc/c", "etc/d", "etc/old/x", "etc/old/y", "etc/z"] {
+    for name in ["etc/a", "etc/b", "etc/c", "etc/d", "etc/e", "etc/old/x", "etc/old/y", "etc/z"] {
         std::fs::write(root.join(name), name).unwrap();
     }
 }
@@ -12,15 +12,19 @@ fn fill(root: &Path) {
 #[test]
 fn what_the_node_did_is_done_on_the_new_build() {
     let mut fixture = Fixture::new(fill);
-    let rendered = [RenderedFile {
-        path: "/etc/hosts".into(),
-        kind: RenderedKind::File(b"hosts"[..].into()),
+    let rendered = ["hosts", "held", "removed"].map(|name| RenderedFile {
+        path: Path::new("/etc").join(name),
+        kind: RenderedKind::File(name.as_bytes().into()),
         mode: 0o644,
         uid: 0,
         gid: 0,
-    }];
+    });
     fixture.union.booted("n1", &rendered).unwrap();
     let (fs, etc) = (Arc::clone(&fixture.union), fixture.at("etc"));
+    fixture.write("etc/e", b"mine!");
+    fixture.write("etc/held", b"mine!");
+    fs.remove(&root(), &etc, b"removed").unwrap();
+    fs.link(&root(), &fixture.at("etc/hosts"), &fixture.root(), b"hosts").unwrap();
     fixture.write("etc/a", b"mine!");
     fixture.write("etc/own", b"own");
     fs.remove(&root(), &etc, b"b").unwrap();
@@ -45,6 +49,7 @@ fn what_the_node_did_is_done_on_the_new_build() {
     let conflicts = fixture.union.rebase_conflicts("n1").unwrap();
     let differ = |path: &str| conflicts.contains(&PathBuf::from(path));
     assert!(differ("/etc/a") && differ("/etc/c") && !differ("/etc/own"), "{conflicts:?}");
+    assert!(!differ("/etc/e"), "the newer build has the same, but for its time: {conflicts:?}");
     let old = fixture.at("etc/own");
     fixture.union.rebase("n1", &rendered).unwrap();
     drop(fs);
@@ -56,10 +61,13 @@ fn what_the_node_did_is_done_on_the_new_build() {
         assert_eq!((fixture.cat("etc/c"), fixture.attr("etc/c").mode), (b"newer c".to_vec(), 0o600));
         assert_eq!(fixture.cat("etc/d"), b"newer d");
         assert_eq!(fixture.cat("etc/zz"), b"etc/z", "copied, for the new image lacks it");
-        assert_eq!(fixture.cat("etc/hosts"), b"hosts");
+        assert_eq!((fixture.cat("etc/hosts"), fixture.attr("etc/hosts").nlink), (b"hosts".to_vec(), 1));
+        assert_eq!(fixture.cat("hosts"), b"hosts", "the node's own name of a rendered file");
+        assert_eq!(fixture.cat("etc/held"), b"mine!", "until the rendering changes");
+        assert_eq!(fixture.union.conflicts("n1").unwrap().len(), 2);
         let mut names = fixture.names("etc");
         names.sort();
-        assert_eq!(names, [".", "..", "a", "c", "d", "hosts", "new", "own", "zz"]);
+        assert_eq!(names, [".", "..", "a", "c", "d", "e", "held", "hosts", "new", "own", "zz"]);
         let mut names = fixture.names("moved");
         names.sort();
         assert_eq!(names, [".", "..", "note", "x"]);
