@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::accel::Accelerator;
+use super::power::Switch;
 use super::{Error, Lab, node, other};
 use crate::cluster::{DhcpMode, Mac, Uuid};
 
@@ -104,10 +105,13 @@ impl Machine {
     pub fn start(&self, lab: &Lab) -> Result<Child, Error> {
         let directory = lab.machine_dir(&self.name);
         fs::create_dir_all(&directory).map_err(Error::io("make", &directory))?;
-        match &self.hardware {
-            Hardware::Vm(vm) => self.start_vm(lab, vm, &directory),
-            Hardware::Namespace(_) => node::start(lab, self),
-        }
+        let on = Switch::take(&directory, &self.name)?;
+        let mut command = match &self.hardware {
+            Hardware::Vm(vm) => self.vm(lab, vm, &directory)?,
+            Hardware::Namespace(_) => node::first_program(lab, self)?,
+        };
+        let program = PathBuf::from(command.get_program());
+        logged(lab, &self.name, &mut command)?.stdin(on).spawn().map_err(Error::io("run", &program))
     }
 
     /// Firmware, or what it is instead of a PC; for tables.
@@ -118,7 +122,7 @@ impl Machine {
         }
     }
 
-    fn start_vm(&self, lab: &Lab, vm: &Vm, directory: &Path) -> Result<Child, Error> {
+    fn vm(&self, lab: &Lab, vm: &Vm, directory: &Path) -> Result<Command, Error> {
         if let Some((_, fresh)) = vm.firmware.ovmf() {
             let variables = directory.join("vars.fd");
             if !variables.exists() {
@@ -127,7 +131,7 @@ impl Machine {
         }
         let mut command = lab.namespace().detached(QEMU.as_ref());
         command.args(self.arguments(vm, directory));
-        logged(lab, &self.name, &mut command)?.spawn().map_err(Error::io("run", Path::new(QEMU)))
+        Ok(command)
     }
 
     fn arguments(&self, vm: &Vm, directory: &Path) -> Vec<OsString> {

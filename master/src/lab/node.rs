@@ -15,12 +15,11 @@
 mod boot;
 mod init;
 
-use std::path::Path;
-use std::process::Child;
+use std::process::Command;
 
 use ipnet::Ipv4Net;
 
-use super::machine::{self, Machine};
+use super::machine::Machine;
 use super::up::own_program;
 use super::{Error, Lab};
 use crate::cluster::{Cluster, DhcpMode, Master, Node};
@@ -57,12 +56,12 @@ pub fn plug_in(lab: &Lab, master: &Master, machine: &Machine, address: Ipv4Net) 
     master.gateway.map_or(Ok(()), |router| namespace.route_by(router))
 }
 
-/// Powers it on. The child ends with the node's first program.
-pub fn start(lab: &Lab, machine: &Machine) -> Result<Child, Error> {
+/// What powers it on: it ends with the node's first program.
+pub fn first_program(lab: &Lab, machine: &Machine) -> Result<Command, Error> {
     let mut command = lab.node_namespace(&machine.name).detached("unshare".as_ref());
     command.args(NAMESPACES).arg(own_program()?);
     // The lab's directory is in the one that `tesela` is given.
     command.arg("--state").arg(lab.state.parent().unwrap_or(&lab.state));
     command.args(["lab", "run-node", &machine.name]);
-    machine::logged(lab, &machine.name, &mut command)?.spawn().map_err(Error::io("run", Path::new("nsenter")))
+    Ok(command)
 }

@@ -1,8 +1,11 @@
 //! The power switch of a machine: of a virtual one by QEMU's machine protocol (QMP).
 
+use std::fs::{File, TryLockError};
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use nix::sys::signal::Signal;
@@ -22,14 +25,20 @@ pub enum Power {
     Reset,
 }
 
+/// How long a machine may take to end when it is told to, and between two looks.
+const OFF_PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
 /// Works the power switch of `node`.
 pub fn power(lab: &Lab, node: &str, power: Power) -> Result<(), Error> {
     let record = Record::read(lab)?;
     let machine = record.machine(lab, node)?;
     match (&machine.hardware, power) {
-        (Hardware::Vm(_), Power::Off) => qmp(lab, &machine.name, "quit"),
+        (Hardware::Vm(_), Power::Off) => {
+            qmp(lab, &machine.name, "quit")?;
+            Switch::await_off(&lab.machine_dir(&machine.name))
+        }
         (Hardware::Vm(_), Power::Reset) => qmp(lab, &machine.name, "system_reset"),
-        (_, Power::On) if is_on(lab, machine) => Err(Error::PoweredOn { name: node.to_owned() }),
         (_, Power::On) => machine.start(lab).map(|_child| ()),
         (Hardware::Namespace(_), _) if !is_on(lab, machine) => {
             Err(Error::PoweredOff { name: node.to_owned() })
@@ -43,11 +52,52 @@ pub fn power(lab: &Lab, node: &str, power: Power) -> Result<(), Error> {
 
 /// Whether the machine is on.
 pub fn is_on(lab: &Lab, machine: &Machine) -> bool {
-    match &machine.hardware {
-        Hardware::Vm(_) => UnixStream::connect(lab.machine_dir(&machine.name).join("qmp.sock")).is_ok(),
-        Hardware::Namespace(_) => {
-            lab.node_namespace(&machine.name).processes().is_ok_and(|processes| !processes.is_empty())
+    Switch::is_on(&lab.machine_dir(&machine.name))
+}
+
+/// The power switch of a machine: a lock that its process holds, as its stdin, from before it starts. The kernel
+/// lets go of it whatever becomes of the machine, so of two that switch it on one does.
+pub struct Switch(File);
+
+impl Switch {
+    /// Switches on; the machine of this directory is whatever gets this as its stdin.
+    pub fn take(directory: &Path, machine: &str) -> Result<Self, Error> {
+        let path = Self::path(directory);
+        File::options().create(true).append(true).open(&path).map_err(Error::io("write", &path))?;
+        // For reading only: there is nothing in it that a machine could change.
+        let file = File::open(&path).map_err(Error::io("read", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::PoweredOn { name: machine.to_owned() }),
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
         }
+    }
+
+    fn is_on(directory: &Path) -> bool {
+        let file = File::open(Self::path(directory));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Returns once a machine that was told to end has ended.
+    fn await_off(directory: &Path) -> Result<(), Error> {
+        let told = Instant::now();
+        while Self::is_on(directory) {
+            if told.elapsed() > OFF_PATIENCE {
+                return Err(Error::io("wait for", &Self::path(directory))(ErrorKind::TimedOut.into()));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn path(directory: &Path) -> PathBuf {
+        directory.join("on")
+    }
+}
+
+impl From<Switch> for Stdio {
+    fn from(switch: Switch) -> Self {
+        switch.0.into()
     }
 }
 
@@ -78,4 +128,29 @@ fn qmp(lab: &Lab, machine: &str, command: &str) -> Result<(), Error> {
     };
     let mut talk = talk;
     talk().map_err(Error::io("talk to", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_on_is_not_started_again_until_it_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        assert!(!Switch::is_on(directory));
+        let on = Switch::take(directory, "n2").unwrap();
+        // It ends when it is killed: nobody reads what it says.
+        let mut machine = Command::new("yes").stdin(on).stdout(Stdio::piped()).spawn().unwrap();
+        assert!(Switch::is_on(directory));
+        let again = Switch::take(directory, "n2");
+        assert!(matches!(again, Err(Error::PoweredOn { name }) if name == "n2"));
+        machine.kill().unwrap();
+        machine.wait().unwrap();
+        assert!(!Switch::is_on(directory));
+        Switch::await_off(directory).unwrap();
+        Switch::take(directory, "n2").unwrap();
+    }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -78,6 +78,8 @@ fn start(words: &[&str]) -> io::Result<Pid> {
     let mut command = Command::new(words[0]);
     command
         .args(&words[1..])
+        // What this one's stdin is, is for it alone: the machine's power switch.
+        .stdin(Stdio::null())
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     let child = command.spawn()?;
