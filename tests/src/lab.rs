@@ -40,8 +40,8 @@ impl Lab {
     pub fn up(words: &[&str]) -> Self {
         let lab = Self { templates: state().join("templates") };
         lab.tesela(&["lab", "down"]);
-        for left in ["nodes", "keys"] {
-            remove(&lab.master_state().join(left));
+        for left in ["master/nodes", "master/keys", "cluster.yaml"] {
+            remove(&state().join("lab").join(left));
         }
         for database in ["tesela.db", "leases.db"] {
             for file in ["", "-wal", "-shm"] {

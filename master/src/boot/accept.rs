@@ -198,6 +198,11 @@ impl Site {
     }
 }
 
+/// Whether a node of cluster.yaml can be given a machine: one of a range that is bound to none.
+pub fn is_free(node: &Node) -> bool {
+    node.mac.is_none() && node.uuid.is_none() && matches!(node.entry, Origin::Range(_))
+}
+
 /// A name that can be given a machine.
 struct Free<'a> {
     name: &'a str,

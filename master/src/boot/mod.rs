@@ -12,7 +12,7 @@ mod site;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use accept::{AcceptError, Acceptance, Acceptances, Passed};
+pub use accept::{AcceptError, Acceptance, Acceptances, Passed, is_free};
 pub use files::{File, FileError, Request, neighbour};
 pub use generation::{Generation, adopted_name};
 pub use images::{NoProgram, NodePrograms, spec as image_spec};

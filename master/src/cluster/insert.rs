@@ -113,11 +113,11 @@ fn adds_only(old: &Cluster, new: &Cluster, nodes: &[NewNode]) -> bool {
 }
 
 /// Where the new lines go.
-struct Place {
+pub(super) struct Place {
     /// The bytes that they take the place of: empty, but for `{}`.
-    instead: Range<usize>,
+    pub instead: Range<usize>,
     /// What comes before the first of them.
-    before: String,
+    pub before: String,
     indent: String,
     /// The column, from 0, at which the last node's value begins, if on its own line.
     column: usize,
@@ -127,7 +127,7 @@ struct Place {
 }
 
 impl Place {
-    fn find(text: &str, tree: &Tree<'_>) -> Result<Self, InsertError> {
+    pub fn find(text: &str, tree: &Tree<'_>) -> Result<Self, InsertError> {
         let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
         let here = |instead: Range<usize>, before: String, line| Place {
             instead,
@@ -187,23 +187,33 @@ impl Place {
 
     /// A line for each node.
     fn lines(&self, nodes: &[NewNode]) -> String {
-        let Place { indent, column, newline, .. } = self;
-        let line = |NewNode { name, mac, uuid, address, profile }: &NewNode| {
+        let entry = |node: &NewNode| {
+            let NewNode { name: _, mac, uuid, address, profile } = node;
             let mut settings: Vec<String> = Vec::new();
             settings.extend(mac.map(|mac| format!("mac: {mac}")));
             settings.extend(uuid.map(|uuid| format!("uuid: {uuid}")));
             settings.extend(address.map(|address| format!("address: {address}")));
             settings.extend(profile.as_ref().map(|profile| format!("profile: {}", word(profile))));
+            format!("{{{}}}", settings.join(", "))
+        };
+        let lines: Vec<(&str, String)> = nodes.iter().map(|node| (node.name.as_str(), entry(node))).collect();
+        self.lines_of(&lines)
+    }
+
+    /// A line for each name and value.
+    pub fn lines_of(&self, entries: &[(&str, String)]) -> String {
+        let Place { indent, column, newline, .. } = self;
+        let line = |(name, value): &(&str, String)| {
             let key = format!("{}:", word(name));
             let pad = column.saturating_sub(key.len()).max(1);
-            format!("{indent}{key}{:pad$}{{{}}}{newline}", "", settings.join(", "))
+            format!("{indent}{key}{:pad$}{value}{newline}", "")
         };
-        nodes.iter().map(line).collect()
+        entries.iter().map(line).collect()
     }
 }
 
 /// A name as YAML takes it for a string.
-fn word(name: &str) -> String {
+pub(super) fn word(name: &str) -> String {
     if name == "null" { format!("\"{name}\"") } else { name.to_owned() }
 }
 
@@ -213,7 +223,7 @@ fn is_blank(braces: &str) -> bool {
 }
 
 /// Just behind the line break that ends the line of `at`, or the end of the text.
-fn line_end(text: &str, at: usize) -> usize {
+pub(super) fn line_end(text: &str, at: usize) -> usize {
     text[at..].find('\n').map_or(text.len(), |end| at + end + 1)
 }
 

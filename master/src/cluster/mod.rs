@@ -5,6 +5,7 @@
 //! wire types to a [`Cluster`] with references followed, profiles merged, ranges expanded, and each
 //! value with its [`Origin`] (`resolve`, `settings`, `nodes`). So one run tells all of a file's mistakes.
 
+mod amend;
 pub mod fuzz;
 mod ids;
 mod init;
@@ -25,6 +26,7 @@ mod tree;
 mod values;
 mod wire;
 
+pub use amend::{Amendment, Said, amend_nodes};
 pub use ids::{Mac, Uuid};
 pub use init::{InitError, Interface, choose, init};
 pub use insert::{InsertError, NewNode, insert_nodes};

@@ -16,6 +16,7 @@ mod accel;
 mod access;
 mod console;
 mod derive;
+mod given;
 mod machine;
 mod namespace;
 pub mod node;
@@ -134,6 +135,8 @@ pub enum Error {
     PoweredOn { name: String },
     #[error("{0}")]
     Cluster(String),
+    #[error("the lab's machines cannot be put into the cluster.yaml: {0}")]
+    Derive(String),
     #[error("{wanted} virtual nodes are asked for, and {} of {} boot over the network: add nodes, or give --nodes {}", .network, .file.display(), .network)]
     TooFewNodes { wanted: usize, network: usize, file: PathBuf },
     #[error(

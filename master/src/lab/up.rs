@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::given::Given;
 use super::machine::{Firmware, Hardware, Kind, Machine, Vm, check_installed};
 use super::progress::{self, Started, View};
 use super::record::{Busy, Record};
@@ -18,9 +19,6 @@ use crate::web::client;
 /// How long the lab's master has to answer on its socket.
 const MASTER_START: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
-
-/// The cluster of a lab that is given none.
-const DEFAULT_CONFIG: &str = include_str!("../../../configs/lab.yaml");
 
 /// What `up` is asked for.
 #[derive(Clone, Debug)]
@@ -43,11 +41,12 @@ pub struct UpOptions {
     pub cpus: u32,
 }
 
-/// Brings a lab up and waits until all its nodes are members, and its unknown machines are seen.
+/// Brings a lab up and waits until all its nodes are members, and its unknown machines are seen; answers which
+/// machines it has.
 ///
 /// When they do not become members, or do not answer, the lab stays up, to be looked at; after any other error nothing is
 /// left of it.
-pub fn up(lab: &Lab, options: &UpOptions) -> Result<(), Error> {
+pub fn up(lab: &Lab, options: &UpOptions) -> Result<Vec<Machine>, Error> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
@@ -60,8 +59,11 @@ pub fn up(lab: &Lab, options: &UpOptions) -> Result<(), Error> {
     build_images(lab, &cluster, &machines)?;
     let started = start(lab, options, &cluster, machines);
     let watched = started.and_then(|mut started| match progress::until_members(lab, &mut started) {
-        Ok(()) => make_users(lab, &started),
-        stuck => stuck,
+        Ok(()) => {
+            make_users(lab, &started)?;
+            Ok(started.machines.into_iter().map(|(machine, _)| machine).collect())
+        }
+        Err(stuck) => Err(stuck),
     });
     if watched.as_ref().is_err_and(|error| !matches!(error, Error::Stuck(_) | Error::NotReached { .. })) {
         lab.clear()?;
@@ -115,11 +117,8 @@ pub fn status(lab: &Lab) -> Result<Vec<[String; 5]>, Error> {
 
 /// Writes the lab's cluster.yaml, and says which of its nodes are the virtual machines.
 fn prepare(lab: &Lab, options: &UpOptions) -> Result<(Cluster, Vec<Machine>), Error> {
-    let (text, file) = match &options.config {
-        Some(file) => (fs::read_to_string(file).map_err(Error::io("read", file))?, file.clone()),
-        None => (DEFAULT_CONFIG.to_owned(), PathBuf::from("configs/lab.yaml")),
-    };
-    let given = parse(&text, &file)?;
+    let source = Given::read(lab, options.config.as_deref())?;
+    let given = parse(&source.text, &source.file)?;
     check_installed(options.kind, &options.firmware, given.master.dhcp)?;
     let accelerator = match options.kind {
         Kind::Vm => Some(accel::choose(&lab.state)?),
@@ -130,7 +129,7 @@ fn prepare(lab: &Lab, options: &UpOptions) -> Result<(Cluster, Vec<Machine>), Er
     };
     let nodes = derive::network_nodes(&given);
     if nodes.len() < options.nodes {
-        return Err(Error::TooFewNodes { wanted: options.nodes, network: nodes.len(), file });
+        return Err(Error::TooFewNodes { wanted: options.nodes, network: nodes.len(), file: source.file });
     }
     let taken: BTreeSet<Mac> = given.nodes.iter().filter_map(|node| Some(node.mac.as_ref()?.value)).collect();
     // More than the machines that a lab can be asked for.
@@ -161,10 +160,9 @@ fn prepare(lab: &Lab, options: &UpOptions) -> Result<(Cluster, Vec<Machine>), Er
         let (port, hardware) = (format!("port{index}"), vm(index, accelerator));
         machines.push(Machine { name, known: false, mac, uuid, port, hardware });
     }
-    let derived = derive::derive(&text, &given, &machines);
-    let path = lab.config();
-    let cluster = parse(&derived, &path)?;
-    fs::write(&path, derived).map_err(Error::io("write", &path))?;
+    let derived = derive::derive(&source.text, &given, &machines)?;
+    let cluster = parse(&derived, &lab.config())?;
+    source.write(lab, &derived)?;
     Ok((cluster, machines))
 }
 
