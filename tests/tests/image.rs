@@ -182,6 +182,8 @@ fn what_cannot_be_built_is_said_and_leaves_what_was_there() {
     spec.packages = vec!["openssh-server".into()];
     let error = trial.build(&spec).unwrap_err().to_string();
     assert!(error.contains("apt-get"), "{error}");
+    let error = trial.build(&trial.spec(Source::Directory(trial.path("")))).unwrap_err().to_string();
+    assert!(error.contains("the state directory") && error.contains("lies in it"), "{error}");
     let error = trial.build(&trial.spec(Source::Directory(trial.path("none")))).unwrap_err().to_string();
     assert!(error.contains("No such file"), "{error}");
     spec.name = "../base".into();

@@ -77,6 +77,7 @@ impl Steps<'_> {
 impl Build<'_> {
     fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<BuiltImage, BuildError> {
         self.sweep()?;
+        self.refuse_itself()?;
         let inputs = digest::of(self.spec)?;
         if let Some(current) = store::current(self.state, &self.spec.name)?
             && current.info.inputs == inputs
@@ -96,6 +97,24 @@ impl Build<'_> {
             let _ = fs::remove_dir_all(&beside);
         }
         result
+    }
+
+    /// A directory that holds the state directory would be copied with all images, the one that is being built
+    /// among them.
+    fn refuse_itself(&self) -> Result<(), BuildError> {
+        let Source::Directory(path) = &self.spec.source else { return Ok(()) };
+        // One that is not there is told when it is copied.
+        let Ok(source) = fs::canonicalize(path) else { return Ok(()) };
+        let state = fs::canonicalize(self.state).map_err(at(self.state))?;
+        if !state.starts_with(&source) {
+            return Ok(());
+        }
+        let problem = format!(
+            "the state directory {} lies in it, and an image would hold all images; take a directory beside that \
+             (`host:/` is this machine's own system without it)",
+            state.display()
+        );
+        Err(BuildError::Source { from: source_text(&self.spec.source), problem })
     }
 
     /// Removes what builds that did not end left behind.
