@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use serde_saphyr::granit_parser::{Event, Marker, Parser, Span as YamlSpan, StructureStyle};
+use serde_saphyr::granit_parser::{ErrorKind, Event, Marker, Parser, Span as YamlSpan, StructureStyle};
 
 use super::problem::{Problems, Span};
 
@@ -83,7 +83,7 @@ pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Tree<'
             Ok((event, span)) => builder.event(event, Place::of(span), problems)?,
             Err(error) => {
                 let place = place(*error.marker());
-                problems.add(place, format!("this is no YAML: {}", error.info()));
+                problems.add(place, format!("this is no YAML: {}", error.info())).mend(mend(error.kind()));
                 return None;
             }
         }
@@ -95,6 +95,59 @@ pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Tree<'
             .mend("`tesela init` writes a first one from this machine's interfaces");
     }
     builder.root
+}
+
+/// What whoever wrote it can do about a text that is no YAML.
+fn mend(error: &ErrorKind) -> &'static str {
+    use ErrorKind as E;
+    match error {
+        E::TabNotAllowed | E::TabInBlockIndentation | E::TabInIndentation | E::TabAtBlockScalarStart => {
+            "indent with spaces: YAML takes no tabs there"
+        }
+        E::UnclosedQuotedScalar
+        | E::InvalidTrailingSingleQuotedScalar
+        | E::InvalidTrailingDoubleQuotedScalar
+        | E::InvalidQuotedScalarIndent
+        | E::DocumentIndicatorInQuotedScalar => {
+            "let the text end with the quote that it begins with, and nothing follow it"
+        }
+        E::UnknownQuotedScalarEscape | E::InvalidQuotedScalarHexEscape => {
+            "write `\\\\` for a backslash, or put the text in single quotes"
+        }
+        E::UnexpectedEofFlowSequence
+        | E::UnexpectedEofFlowMapping
+        | E::UnexpectedEofImplicitFlowMapping
+        | E::ExpectedFlowMappingSeparator
+        | E::ExpectedFlowSequenceSeparator
+        | E::MisplacedFlowCollectionEnd
+        | E::MismatchedFlowCollectionEnd { .. }
+        | E::UnclosedFlowCollection { .. }
+        | E::InvalidFlowScalarIndent
+        | E::BlockEntryInFlowCollection => {
+            "close each `{` with `}` and each `[` with `]`, and put commas between what stands in them"
+        }
+        E::SimpleKeyExpected
+        | E::InvalidSimpleKey
+        | E::MappingKeyNotAllowed
+        | E::MappingValueNotAllowed
+        | E::InvalidMappingValueWhitespace
+        | E::InvalidColonPlacement => {
+            "write one `key: value` a line, with a space behind the colon; a value with a colon goes in quotes"
+        }
+        E::InvalidIndentation
+        | E::ExpectedBlockMappingKey
+        | E::ExpectedBlockSequenceEntry
+        | E::BlockSequenceEntryNotAllowed
+        | E::InvalidBlockScalarIndent
+        | E::UnexpectedEofBlockMapping
+        | E::UnexpectedEofBlockSequence => "let the keys of one mapping begin in the same column",
+        E::UnknownAnchor | E::MissingAnchorOrAliasName | E::UnexpectedCharacter { .. } => {
+            "put a value that begins with a sign of YAML's own (`*`, `&`, `!`, `%`, `@`, a backtick) in quotes"
+        }
+        _ => {
+            "look at this line and the one above: a colon, a quote, a comma or a bracket is missing or one too many"
+        }
+    }
 }
 
 /// Where an event begins and ends.
