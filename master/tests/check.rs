@@ -41,6 +41,7 @@ fn what_holds_is_counted() {
 fn what_is_no_file_fails() {
     let told = tesela(&["check", "nowhere.yaml"]);
     assert!(told.starts_with("exit status: 1\n") && told.contains("nowhere.yaml cannot be read"), "{told}");
+    assert!(told.contains("tesela init"), "{told}");
     assert!(tesela(&["chekc"]).starts_with("exit status: 2\n"));
 }
 
@@ -53,4 +54,47 @@ fn a_plan_compares_with_what_was_applied() {
     assert!(plan("../../../configs/aula.yaml").contains("Nothing would change."));
     assert!(plan("../../../configs/lab.yaml").contains("node n1\n"));
     assert!(plan("wrong.yaml").starts_with("exit status: 2\n"));
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let [config, state, socket] = ["cluster.yaml", "state", "socket"].map(path);
+    let serve = || tesela(&["serve", "--config", &config, "--state", &state, "--socket", &socket]);
+    let told = serve();
+    assert!(told.starts_with("exit status: 1\n") && told.contains("`tesela init` writes"), "{told}");
+    std::fs::write(&config, "cluster: [\n").unwrap();
+    assert!(serve().starts_with("exit status: 2\n"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "cluster.yaml alone");
+}
+
+#[test]
+fn what_is_no_yaml_is_told_with_a_mend() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cluster.yaml");
+    for (text, mend) in [
+        ("cluster: a\nmaster:\n\tinterface: eth1\n", "indent with spaces"),
+        ("cluster: \"a\nmaster: {}\n", "end with the quote"),
+        ("cluster: a\nnodes: {n1: {profile: node\n", "close each `{`"),
+        ("cluster: a: b\n", "goes in quotes"),
+        ("cluster: a\n nodes:\n  n1: {}\n", "quotes"),
+        ("cluster: *a\n", "in quotes"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let told = tesela(&["check", path.to_str().unwrap()]);
+        let mended = told.lines().find(|line| line.contains("= mend: "));
+        assert!(
+            told.starts_with("exit status: 2\n") && mended.is_some_and(|line| line.contains(mend)),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_machine_of_a_lab_has_memory_to_boot_in() {
+    for memory in ["5", "1G"] {
+        let told = tesela(&["lab", "up", "--memory", memory]);
+        assert!(told.starts_with("exit status: 2\n") && told.contains("256 MiB or more"), "{told}");
+    }
 }

@@ -40,7 +40,7 @@ fn sighup_and_apply_put_in_force_what_is_live_and_refuse_the_rest() {
     assert!(told.contains("ip=10.88.0.200 router=10.88.0.2 dns=10.88.0.3 lease=3600"), "{told}");
 
     master.edit("unknown: register", "unknown: ignore");
-    assert_eq!(master.said(&["apply"]), "generation 3 is in force\n");
+    assert_eq!(master.said(&["apply"]), "generation 3 is in force\nNo node must reboot.\n");
     let told = machine.firmware();
     assert!(told.contains("no lease"), "{told}");
 
@@ -52,7 +52,7 @@ fn sighup_and_apply_put_in_force_what_is_live_and_refuse_the_rest() {
     let why = master.refused(&["apply"]);
     assert!(why.contains("`master: interface` changed, which takes a restart"), "{why}");
     master.edit("interface: wan", "interface: lan");
-    assert_eq!(master.said(&["apply"]), "generation 4 is in force\n");
+    assert_eq!(master.said(&["apply"]), "generation 4 is in force\nNo node must reboot.\n");
     assert!(machine.firmware().contains("ip=10.88.0.200"));
 }
 

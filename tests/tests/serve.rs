@@ -325,6 +325,16 @@ fn a_hangup_applies_and_a_mistake_changes_nothing() {
     place.configure("n1: {profile: none}");
     kill(master.pid(), Signal::SIGHUP).unwrap();
     master.await_log("cluster.yaml was not applied (SIGHUP)");
+    // As `check` tells it, carets and all.
+    let [applied, checked] = [["apply"], ["check"]].map(|words| place.tesela(&words));
+    assert_eq!(applied.status.code(), Some(2));
+    assert_eq!((applied.status, applied.stderr), (checked.status, checked.stderr));
+    // What is compared with is the master's, not the state directory's, which is another one here.
+    place.configure("n1: {profile: node, kernel args: [quiet]}\n  n2: {profile: node}");
+    for (command, begins) in [("plan", "node n1\n"), ("apply", "generation 3 is in force\n")] {
+        let told = String::from_utf8(place.tesela(&[command]).stdout).unwrap();
+        assert!(told.starts_with(begins) && told.contains("\n1 node must reboot: n1\n"), "{told}");
+    }
     let nodes = String::from_utf8(place.tesela(&["node", "list"]).stdout).unwrap();
     assert!(nodes.contains("n2"), "{nodes}");
     let second = place.refusal();
@@ -334,12 +344,61 @@ fn a_hangup_applies_and_a_mistake_changes_nothing() {
 }
 
 #[test]
+fn what_keeps_a_node_from_its_root_is_told_and_costs_nobody_else() {
+    let place = Place::new();
+    place
+        .configure("n1: {mac: 02:00:00:00:00:01, address: 10.79.0.11, profile: node}\n  n2: {profile: node}");
+    let motd = place.path("templates/root/etc/motd");
+    let write = |text: &str| fs::write(&motd, text).unwrap();
+    let said = |words: &[&str]| {
+        let output = place.tesela(words);
+        let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), out + &err)
+    };
+    fs::create_dir_all(motd.parent().unwrap()).unwrap();
+
+    // Without an image.
+    let master = place.start("16m");
+    for words in [&["node", "list"][..], &["plan"], &["render", "n1", "/etc/hosts"]] {
+        let (_, told) = said(words);
+        assert!(told.contains("the image `base` is not built; run `tesela image build base`"), "{told}");
+    }
+    assert_eq!(master.stop(Signal::SIGTERM), Some(0));
+
+    // With a template that fails for one of them: the master starts all the same.
+    place.build_image();
+    write("{% if node.name == 'n2' %}{{ node.nmae }}{% endif %}\n");
+    let master = place.start("16m");
+    let row = |node: &str| {
+        said(&["node", "list"]).1.lines().find(|line| line.starts_with(node)).unwrap().to_owned()
+    };
+    assert!(row("n2").contains("nmae") && !row("n1").contains("nmae"), "{} {}", row("n1"), row("n2"));
+    assert_eq!(said(&["render", "n1", "/etc/motd"]), (Some(0), "\n".to_owned()));
+    assert_eq!(said(&["apply"]).0, Some(1));
+    assert_eq!(master.stop(Signal::SIGTERM), Some(0));
+
+    // For all of them.
+    write("{{ cluster.nmae");
+    let master = place.start("16m");
+    assert!(row("n1").contains("etc/motd") && row("n2").contains("etc/motd"), "{} {}", row("n1"), row("n2"));
+    write("mended\n");
+    assert_eq!(said(&["apply"]).0, Some(0));
+    assert!(!row("n1").contains("etc/motd") && !row("n2").contains("etc/motd"));
+    assert_eq!(said(&["render", "n2", "/etc/motd"]), (Some(0), "mended\n".to_owned()));
+
+    let (status, why) = said(&["node", "forget", "n9"]);
+    assert!(status == Some(1) && why.contains("nothing is known of a node `n9`"), "{why}");
+    assert_eq!(master.stop(Signal::SIGTERM), Some(0));
+}
+
+#[test]
 fn what_stands_against_serving_is_named() {
     let place = Place::new();
     let me = format!("(process {})", std::process::id());
     let tcp = place.server.run(|| TcpListener::bind("10.79.0.1:80").unwrap());
     let why = place.refusal();
     assert!(why.contains("HTTP cannot have TCP port 80") && why.contains(&me), "{why}");
+    assert!(!place.path("socket").exists(), "it was left behind");
     drop(tcp);
     for (port, service) in [(69, "TFTP cannot have UDP port 69"), (67, "UDP port 67 is taken by")] {
         let udp = place.server.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());

@@ -20,6 +20,7 @@ use crate::inventory::Stage;
 use crate::render;
 
 use super::firmware::{GRUB, IPXE_BIOS, IPXE_EFI, IPXE_SCRIPT, SHIM};
+use super::images::not_built;
 use super::{CONTROL_PORT, Generation, NFS_PORT, Site};
 
 /// Who asks for a file.
@@ -217,9 +218,7 @@ impl Site {
         let image = settings.image.value.as_deref().unwrap_or_default();
         let current = tesela_node_image::image::current(&self.paths().state, image)
             .map_err(|error| FileError::Ours(error.to_string()))?
-            .ok_or_else(|| {
-                FileError::Ours(format!("the image `{image}` is not built; run `tesela image build {image}`"))
-            })?;
+            .ok_or_else(|| FileError::Ours(not_built(image)))?;
         let kept = self.roots().and_then(|roots| roots.next_build(self, &node.name));
         let build = kept.filter(|_| settings.root.value == Root::Nfs).unwrap_or_else(|| current.path.clone());
         let base = build.strip_prefix(&self.paths().state).unwrap_or(&build);

@@ -55,6 +55,11 @@ impl NodePrograms {
     }
 }
 
+/// What to do about an image that nodes are to boot and that has no build.
+pub fn not_built(image: &str) -> String {
+    format!("the image `{image}` is not built; run `tesela image build {image}`")
+}
+
 /// The image of this name; `None` if cluster.yaml has none.
 pub fn spec(cluster: &Cluster, name: &str, programs: &NodePrograms, refresh: bool) -> Option<ImageSpec> {
     let image = cluster.images.get(name)?;

@@ -5,6 +5,7 @@ pub mod context;
 mod cuts;
 mod files;
 pub mod firmware;
+mod forget;
 mod generation;
 mod images;
 mod rebase;
@@ -14,10 +15,11 @@ pub(crate) mod testing;
 
 pub use accept::{AcceptError, Acceptance, Acceptances, Passed, is_free};
 pub use files::{File, FileError, Request, neighbour};
+pub use forget::ForgetError;
 pub use generation::{Generation, adopted_name};
-pub use images::{NoProgram, NodePrograms, spec as image_spec};
+pub use images::{NoProgram, NodePrograms, not_built, spec as image_spec};
 pub use rebase::{Rebase, RebaseError, RebaseHow};
-pub use site::{ApplyError, Paths, Roots, Site, Tokens, applied_path};
+pub use site::{ApplyError, Beginning, Paths, Roots, Site, Tokens, applied_path};
 
 /// TCP port of enrolment and of the agents' channel.
 pub const CONTROL_PORT: u16 = 7443;

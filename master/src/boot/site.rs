@@ -39,6 +39,12 @@ pub enum ApplyError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no cluster.yaml.
+    #[error(
+        "there is no {}: `tesela init` writes a first one from this machine's interfaces, and --config names another",
+        .0.display()
+    )]
+    Missing(PathBuf),
     /// It does not hold.
     #[error("{0}")]
     DoesNotHold(Box<Problems>),
@@ -78,13 +84,16 @@ pub trait Roots: Send + Sync {
     fn booting(&self, site: &Site, node: &str) -> Result<(), String>;
     /// The folder of the build that a node has at its next boot; `None` where it has no root here yet.
     fn next_build(&self, site: &Site, node: &str) -> Option<PathBuf>;
-    /// Takes away for good what a node wrote that is in cluster.yaml no more. `Err` says why it stays.
-    fn forget(&self, node: &str) -> Result<(), String>;
+    /// Takes away for good what a node wrote that is in cluster.yaml no more; whether there was anything. `Err`
+    /// says why it stays.
+    fn forget(&self, node: &str) -> Result<bool, String>;
     /// Moves what a node wrote to the build that it is to have, or only tells what that would be.
     /// `Err` says why it cannot; nothing is changed then.
     fn rebase(&self, site: &Site, node: &Node, only_look: bool) -> Result<Rebase, String>;
     /// The content of a path as the node sees it now; `Err` says why there is none.
-    fn read(&self, node: &str, path: &str) -> Result<Vec<u8>, String>;
+    fn read(&self, site: &Site, node: &str, path: &str) -> Result<Vec<u8>, String>;
+    /// What is wrong now, by the names of the nodes that it keeps from their roots or from what is rendered.
+    fn troubles(&self, site: &Site) -> HashMap<String, String>;
     /// The paths where a node's own version was kept aside for the template's.
     fn conflicts(&self, node: &str) -> Vec<String>;
 }
@@ -111,18 +120,18 @@ pub struct Site {
 type Follower = Box<dyn Fn(&Generation) + Send + Sync>;
 
 impl Site {
-    /// Loads `paths.config`. Where that does not hold (it is just being edited, say), what was in force
-    /// goes on: the roots of all running nodes hang on it.
+    /// Puts in force what a master begins with. A template that fails then costs those nodes whose files it
+    /// fails for: they keep the files that they had, and boot once it is mended.
     ///
     /// # Errors
-    /// [`ApplyError`]; that it does not hold only where nothing was in force before.
+    /// [`ApplyError::Write`].
     pub fn open(
-        paths: Paths,
+        beginning: Beginning,
         inventory: Arc<Inventory>,
         keys: context::Keys,
         tokens: Arc<dyn Tokens>,
     ) -> Result<Self, ApplyError> {
-        let Beginning { number, text, cluster, refused } = begin(&paths)?;
+        let Beginning { paths, number, text, cluster, refused } = beginning;
         if let Some(problems) = refused {
             tracing::error!("cluster.yaml does not hold; generation {number} goes on");
             let told = format!("generation {number} goes on, for cluster.yaml does not hold: {problems}");
@@ -130,8 +139,13 @@ impl Site {
         }
         let adopted = inventory.adopted();
         let templates = &paths.templates;
-        let generation = Generation::new(number, text, cluster, &adopted, Held::new(), templates, &keys)?;
-        render_all(&generation)?;
+        let generation = Generation::at_start(number, text, cluster, &adopted, templates, &keys);
+        for (error, nodes) in generation.failing_alike() {
+            let told = format!(
+                "{nodes} keep the files that they had, and do not boot, until this is mended: {error}"
+            );
+            inventory.event(None, None, None, told);
+        }
         store_applied(&paths.state, &generation)?;
         Ok(Self {
             inventory,
@@ -146,11 +160,6 @@ impl Site {
             held_changed: Notify::new(),
             followers: Mutex::default(),
         })
-    }
-
-    /// The name of the cluster that cluster.yaml describes: its keys are made for it.
-    pub fn cluster_name(paths: &Paths) -> Result<String, ApplyError> {
-        Ok(begin(paths)?.cluster.name)
     }
 
     /// Says who serves the roots; once, before the services start.
@@ -386,6 +395,13 @@ impl Site {
         self.current().rendered(node, self.address_of(node))
     }
 
+    /// What is wrong now, by the names of the nodes that it keeps from their roots or from what is rendered.
+    pub fn troubles(&self) -> HashMap<String, String> {
+        let mut troubles = self.roots().map(|roots| roots.troubles(self)).unwrap_or_default();
+        troubles.extend(self.current().failing().clone());
+        troubles
+    }
+
     /// The machines that were seen and are no node.
     pub fn unknown_machines(&self) -> Vec<Machine> {
         let generation = self.current();
@@ -408,7 +424,10 @@ impl Site {
 }
 
 fn read(path: &Path) -> Result<String, ApplyError> {
-    std::fs::read_to_string(path).map_err(|source| ApplyError::Read { path: path.into(), source })
+    std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => ApplyError::Missing(path.into()),
+        _ => ApplyError::Read { path: path.into(), source },
+    })
 }
 
 fn parse(text: &str, path: &Path) -> Result<Cluster, ApplyError> {
@@ -416,9 +435,10 @@ fn parse(text: &str, path: &Path) -> Result<Cluster, ApplyError> {
         .map_err(|problems| ApplyError::DoesNotHold(Box::new(problems)))
 }
 
-/// Every node's files must render before any node sees one of them.
+/// Every node's files must render before any node sees one of them; but for those that have not since the start.
 fn render_all(generation: &Generation) -> Result<(), render::Error> {
-    generation.nodes().iter().try_for_each(|node| generation.rendered(node, None).map(drop))
+    let mut nodes = generation.nodes().iter().filter(|node| !generation.failing().contains_key(&node.name));
+    nodes.try_for_each(|node| generation.rendered(node, None).map(drop))
 }
 
 /// `STATE/applied.yaml` is the cluster in force, its first line the number of its generation.
@@ -429,31 +449,40 @@ pub fn applied_path(state: &Path) -> PathBuf {
 const NUMBER_LINE: &str = "# tesela generation ";
 
 /// What a master begins with.
-struct Beginning {
+pub struct Beginning {
+    /// The cluster.
+    pub cluster: Cluster,
+    paths: Paths,
     number: u64,
     text: String,
-    cluster: Cluster,
     /// What is wrong with cluster.yaml, where the cluster is that of `applied.yaml`.
     refused: Option<Box<Problems>>,
 }
 
-fn begin(paths: &Paths) -> Result<Beginning, ApplyError> {
-    let text = read(&paths.config)?;
-    let applied = applied(&paths.state)?;
-    match (parse(&text, &paths.config), applied) {
-        (Ok(cluster), None) => Ok(Beginning { number: 1, text, cluster, refused: None }),
-        (Ok(cluster), Some((number, before))) => {
-            let number = number.saturating_add(u64::from(before != text)).max(1);
-            Ok(Beginning { number, text, cluster, refused: None })
+impl Beginning {
+    /// Reads `paths.config`, and changes nothing. Where that does not hold (it is just being edited, say), what
+    /// was in force goes on: the roots of all running nodes hang on it.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; that it does not hold only where nothing was in force before.
+    pub fn read(paths: Paths) -> Result<Self, ApplyError> {
+        let text = read(&paths.config)?;
+        let applied = applied(&paths.state)?;
+        match (parse(&text, &paths.config), applied) {
+            (Ok(cluster), None) => Ok(Beginning { paths, number: 1, text, cluster, refused: None }),
+            (Ok(cluster), Some((number, before))) => {
+                let number = number.saturating_add(u64::from(before != text)).max(1);
+                Ok(Beginning { paths, number, text, cluster, refused: None })
+            }
+            (Err(ApplyError::DoesNotHold(problems)), Some((number, text))) => {
+                // Another version of this program may have had another mind of it.
+                let Ok(cluster) = parse(&text, &applied_path(&paths.state)) else {
+                    return Err(ApplyError::DoesNotHold(problems));
+                };
+                Ok(Beginning { paths, number, text, cluster, refused: Some(problems) })
+            }
+            (Err(error), _) => Err(error),
         }
-        (Err(ApplyError::DoesNotHold(problems)), Some((number, text))) => {
-            // Another version of this program may have had another mind of it.
-            let Ok(cluster) = parse(&text, &applied_path(&paths.state)) else {
-                return Err(ApplyError::DoesNotHold(problems));
-            };
-            Ok(Beginning { number, text, cluster, refused: Some(problems) })
-        }
-        (Err(error), _) => Err(error),
     }
 }
 

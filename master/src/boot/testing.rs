@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::{ApplyError, Paths, Site, Tokens, context};
+use super::{ApplyError, Beginning, Paths, Site, Tokens, context};
 use crate::inventory::Inventory;
 
 /// Notes whose token's life starts anew.
@@ -34,5 +34,5 @@ pub fn open(state: &Path, tokens: Arc<Noted>) -> Result<Site, ApplyError> {
         ca_sha256: "00".into(),
     };
     let inventory = Arc::new(Inventory::open(&state.join("tesela.db")).unwrap());
-    Site::open(paths(state), inventory, keys, tokens)
+    Site::open(Beginning::read(paths(state))?, inventory, keys, tokens)
 }

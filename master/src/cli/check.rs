@@ -18,7 +18,7 @@ pub(crate) struct Check {
 }
 
 pub(crate) fn run(common: &Common, command: &Check) -> Outcome {
-    let path = command.file.as_ref().unwrap_or(&common.config);
+    let path = command.file.as_deref().unwrap_or(common.config());
     if command.json {
         let parsed = cluster::parse_bytes(&file::read(path)?, &path.display().to_string());
         let problems = parsed.as_ref().err().map(|problems| &problems.list[..]).unwrap_or_default();

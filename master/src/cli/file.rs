@@ -1,9 +1,7 @@
 //! Reading a cluster.yaml for a command, and telling all that is wrong with it.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
-
-use miette::{IntoDiagnostic as _, WrapErr as _};
 
 use super::Failure;
 use crate::cluster::{self, Cluster, Problems};
@@ -22,8 +20,16 @@ pub(crate) fn load(path: &Path) -> Result<Cluster, Failure> {
 
 /// Reads a file, saying which one it is where that fails.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let read = std::fs::read(path).into_diagnostic();
-    Ok(read.wrap_err_with(|| format!("{} cannot be read", path.display()))?)
+    std::fs::read(path).map_err(|error| {
+        let why = miette::MietteDiagnostic::new(format!("{} cannot be read: {error}", path.display()));
+        let why = match error.kind() {
+            ErrorKind::NotFound => why.with_help(
+                "`tesela init` writes a first cluster.yaml from this machine's interfaces; --config names another",
+            ),
+            _ => why,
+        };
+        Failure::Failed(why.into())
+    })
 }
 
 /// Prints problems to stderr: framed on a terminal, `file:line:column: …` otherwise.

@@ -43,16 +43,16 @@ pub(crate) fn run(common: &Common, command: &Image) -> Outcome {
         Image::Build { names, refresh } => build(common, names, *refresh),
         Image::List { json } => list(common, *json),
         Image::Rm { name } => {
-            let cluster = common.config.exists().then(|| file::load(&common.config)).transpose()?;
+            let cluster = common.config().exists().then(|| file::load(common.config())).transpose()?;
             if cluster.is_some_and(|cluster| cluster.images.contains_key(name)) {
                 return Err(miette::miette!(
                     "{} still has the image `{name}`; take it out there first",
-                    common.config.display()
+                    common.config().display()
                 )
                 .into());
             }
-            let folder = common.state.join("images").join(name);
-            let on_it: Vec<String> = builds_in_use(&common.state)
+            let folder = common.state().join("images").join(name);
+            let on_it: Vec<String> = builds_in_use(common.state())
                 .into_diagnostic()?
                 .into_iter()
                 .filter(|(_, build)| build.starts_with(&folder))
@@ -67,14 +67,14 @@ pub(crate) fn run(common: &Common, command: &Image) -> Outcome {
                 )
                 .into());
             }
-            image::remove(&common.state, name).into_diagnostic()?;
+            image::remove(common.state(), name).into_diagnostic()?;
             Ok(())
         }
     }
 }
 
 fn build(common: &Common, names: &[String], refresh: bool) -> Outcome {
-    let cluster = file::load(&common.config)?;
+    let cluster = file::load(common.config())?;
     let names: Vec<String> = match names {
         [] => cluster.images.keys().cloned().collect(),
         some => some.to_vec(),
@@ -85,13 +85,13 @@ fn build(common: &Common, names: &[String], refresh: bool) -> Outcome {
             let known: Vec<_> = cluster.images.keys().map(String::as_str).collect();
             miette::miette!(
                 "there is no image `{name}` in {} (there are: {})",
-                common.config.display(),
+                common.config().display(),
                 known.join(", ")
             )
         })?;
         let mut teller = Teller::new(name);
         let built =
-            image::build(&spec, &common.state, &programs.stage1, &mut |progress| teller.tell(progress));
+            image::build(&spec, common.state(), &programs.stage1, &mut |progress| teller.tell(progress));
         teller.end();
         let built = built.into_diagnostic()?;
         if built.reused {
@@ -158,7 +158,7 @@ struct Listed {
 }
 
 fn list(common: &Common, json: bool) -> Outcome {
-    let images = image::list(&common.state).into_diagnostic()?;
+    let images = image::list(common.state()).into_diagnostic()?;
     let listed: Vec<Listed> = images
         .into_iter()
         .flat_map(|image| {

@@ -37,7 +37,7 @@ pub(crate) fn run(common: &Common, command: &Init) -> Outcome {
         print!("{text}");
         return Ok(());
     }
-    let path = &common.config;
+    let path = common.config();
     // On a fresh machine there is no /etc/tesela yet.
     let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
     let written = folder

@@ -1,13 +1,13 @@
 //! `tesela lab`: virtual nodes that boot from this machine in a private network.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
 use clap::{Args, Subcommand};
 
 use super::{Common, Failure, Outcome};
 use crate::lab::{self, Error, Firmware, Kind, Lab, Power};
+use crate::web::client;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -77,16 +77,26 @@ pub(crate) struct Up {
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["bios", "uefi"])]
     firmware: Vec<Firmware>,
     /// Memory of a virtual machine in MiB.
-    #[arg(long, default_value_t = 768, value_name = "MIB")]
+    #[arg(long, default_value_t = 768, value_name = "MIB", value_parser = memory)]
     memory: u32,
     /// Processors of a virtual machine.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
     cpus: u32,
+}
+
+/// The least in which kernel, initramfs and Debian's init find room, in MiB.
+const LEAST_MEMORY: u32 = 256;
+
+fn memory(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(memory) if memory >= LEAST_MEMORY => Ok(memory),
+        _ => Err(format!("a machine boots with {LEAST_MEMORY} MiB or more: write the number of MiB, as 768")),
+    }
 }
 
 /// Runs it.
 pub(crate) fn run(common: &Common, command: &Command) -> Outcome {
-    let lab = Lab::new(&common.state)?;
+    let lab = Lab::new(common.state())?;
     match command {
         Command::Up(up) => up_and_tell(&lab, common, up)?,
         Command::Status => {
@@ -98,7 +108,9 @@ pub(crate) fn run(common: &Common, command: &Command) -> Outcome {
         Command::Exec { user, node, command } => {
             return match lab::exec(&lab, node, Some(user), command) {
                 Ok(status) => passed_on(status),
-                Err(error @ (Error::NotReached { .. } | Error::NoAddress { .. })) => {
+                Err(
+                    error @ (Error::NotReached { .. } | Error::NoAddress { .. } | Error::PoweredOff { .. }),
+                ) => {
                     eprintln!("error: {error}");
                     Err(Failure::Status(ExitCode::from(255)))
                 }
@@ -117,12 +129,11 @@ pub(crate) fn run(common: &Common, command: &Command) -> Outcome {
     Ok(())
 }
 
-fn up_and_tell(lab: &Lab, common: &Common, up: &Up) -> Result<(), Error> {
-    let default = Path::new(super::DEFAULT_CONFIG);
-    lab::up(
+fn up_and_tell(lab: &Lab, common: &Common, up: &Up) -> Outcome {
+    let machines = lab::up(
         lab,
         &lab::UpOptions {
-            config: (common.config != default).then(|| common.config.clone()),
+            config: common.config.clone(),
             templates: common.templates.clone(),
             kind: up.kind,
             nodes: up.nodes.into(),
@@ -132,16 +143,30 @@ fn up_and_tell(lab: &Lab, common: &Common, up: &Up) -> Result<(), Error> {
             cpus: up.cpus,
         },
     )?;
+    let state =
+        common.state.as_ref().map(|state| format!("--state {} ", state.display())).unwrap_or_default();
+    let socket = format!("--socket {} ", lab.socket().display());
+    let [mut nodes, mut unknown] = [true, false].map(|known| {
+        machines.iter().filter(move |machine| machine.known == known).map(|machine| &machine.name)
+    });
     println!("All nodes are members. What to do next:");
-    if up.unknown > 0 {
-        println!("  tesela --socket {} node list --unknown", lab.socket().display());
-        println!("  tesela lab power unknown1 reset            boots a machine again, once it is accepted");
+    let tell = |command: String, what: &str| println!("  {command:<50} {what}");
+    if let Some(machine) = unknown.next() {
+        let accept = super::node::accept_hint(socket.clone(), &client::nodes(&lab.socket())?);
+        tell(format!("tesela {socket}node list --unknown"), "the machines that are no nodes yet");
+        tell(accept, "makes the first of them one");
+        tell(format!("tesela {state}lab power {machine} reset"), "boots it again, once it is accepted");
     }
-    println!("  tesela lab ssh n1                          a shell on a node, as root");
-    println!("  tesela lab exec --user demo n1 -- hostname    a command on a node, as an ordinary user");
-    println!("  tesela --socket {} node list", lab.socket().display());
-    println!("  edit {}, then tesela --socket {} apply", lab.config().display(), lab.socket().display());
-    println!("  tesela lab down                            ends the lab");
+    if let Some(node) = nodes.next() {
+        tell(format!("tesela {state}lab ssh {node}"), "a shell on a node, as root");
+        tell(
+            format!("tesela {state}lab exec --user demo {node} -- hostname"),
+            "a command on it, as an ordinary user",
+        );
+    }
+    tell(format!("tesela {socket}node list"), "all nodes");
+    tell(format!("tesela {socket}apply"), &format!("after an edit of {}", lab.config().display()));
+    tell(format!("tesela {state}lab down"), "ends the lab");
     Ok(())
 }
 

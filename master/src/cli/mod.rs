@@ -11,17 +11,15 @@ mod serve;
 mod table;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use miette::IntoDiagnostic as _;
+use miette::{IntoDiagnostic as _, MietteHandlerOpts};
 
 use crate::inventory::Event;
 use crate::web::client;
 use crate::web::views::Applied;
-
-const DEFAULT_CONFIG: &str = "/etc/tesela/cluster.yaml";
 
 /// A room of PCs as one machine: network boot, images and the state of every node from one cluster.yaml.
 #[derive(Parser, Debug)]
@@ -33,30 +31,18 @@ pub struct Cli {
     command: Command,
 }
 
-/// Where things are, the same for every command.
+/// Where things are, the same for every command. What is not given has its place, but what is given counts first.
 #[derive(Args, Debug, Clone)]
 pub struct Common {
-    /// The cluster's description.
-    #[arg(
-        long,
-        global = true,
-        env = "TESELA_CONFIG",
-        default_value = DEFAULT_CONFIG,
-        value_name = "FILE"
-    )]
-    pub config: PathBuf,
-    /// Images, nodes' writes and the database.
-    #[arg(long, global = true, env = "TESELA_STATE", default_value = "/var/lib/tesela", value_name = "DIR")]
-    pub state: PathBuf,
-    /// The running master's socket.
-    #[arg(
-        long,
-        global = true,
-        env = "TESELA_SOCKET",
-        default_value = "/run/tesela/tesela.sock",
-        value_name = "PATH"
-    )]
-    pub socket: PathBuf,
+    /// The cluster's description; /etc/tesela/cluster.yaml unless said, and in a lab the lab's own.
+    #[arg(long, global = true, env = "TESELA_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Images, nodes' writes and the database; /var/lib/tesela unless said.
+    #[arg(long, global = true, env = "TESELA_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The running master's socket; /run/tesela/tesela.sock unless said.
+    #[arg(long, global = true, env = "TESELA_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
     /// Templates that win over the shipped ones.
     #[arg(
         long,
@@ -66,6 +52,20 @@ pub struct Common {
         value_name = "DIR"
     )]
     pub templates: PathBuf,
+}
+
+impl Common {
+    fn config(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new("/etc/tesela/cluster.yaml"))
+    }
+
+    fn state(&self) -> &Path {
+        self.state.as_deref().unwrap_or(Path::new("/var/lib/tesela"))
+    }
+
+    fn socket(&self) -> &Path {
+        self.socket.as_deref().unwrap_or(Path::new("/run/tesela/tesela.sock"))
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -145,6 +145,10 @@ impl<E: Into<miette::Report>> From<E> for Failure {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
+    // What is laid out in lines, as a caret below a column is, stays so; a terminal breaks what is too long for it.
+    let laid_out =
+        miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().wrap_lines(false).build())));
+    debug_assert!(laid_out.is_ok(), "nobody else sets it");
     let cli = Cli::parse();
     let common = &cli.common;
     let outcome: Outcome = match &cli.command {
@@ -165,29 +169,46 @@ pub fn run() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Failed(report)) => {
-            eprintln!("error: {report:?}");
-            ExitCode::FAILURE
-        }
+        Err(Failure::Failed(report)) => match does_not_hold(&report) {
+            Some(problems) => {
+                eprintln!("{}", problems.trim_end());
+                ExitCode::from(2)
+            }
+            None => {
+                eprintln!("error: {report:?}");
+                ExitCode::FAILURE
+            }
+        },
         Err(Failure::DoesNotHold) => ExitCode::from(2),
         Err(Failure::Status(status)) => status,
     }
 }
 
-fn apply(common: &Common) -> Outcome {
-    let applied: Applied = client::post(&common.socket, "/v1/apply", &())?;
-    match applied {
-        Applied { generation, changed: true } => println!("generation {generation} is in force"),
-        Applied { generation, .. } => {
-            println!("cluster.yaml is as it was (generation {generation}); the templates were read again");
+/// The problems of a cluster.yaml that does not hold, if that is what an error tells of.
+fn does_not_hold(report: &miette::Report) -> Option<&str> {
+    match (report.downcast_ref(), report.downcast_ref()) {
+        (Some(client::Error::DoesNotHold(problems)), _) | (_, Some(crate::lab::Error::Cluster(problems))) => {
+            Some(problems)
         }
+        _ => None,
+    }
+}
+
+fn apply(common: &Common) -> Outcome {
+    let applied: Applied = client::post(common.socket(), "/v1/apply", &())?;
+    let Applied { generation, changed, due } = applied;
+    if changed {
+        println!("generation {generation} is in force");
+        due.iter().for_each(|due| println!("{due}"));
+    } else {
+        println!("cluster.yaml is as it was (generation {generation}); the templates were read again");
     }
     Ok(())
 }
 
 fn render(common: &Common, node: &str, path: &str) -> Outcome {
     let content = client::raw(
-        &common.socket,
+        common.socket(),
         &format!("/v1/nodes/{}/file?path={}", client::escape(node), client::escape(path)),
     )?;
     std::io::stdout().write_all(&content).into_diagnostic()?;
@@ -198,7 +219,7 @@ fn events(common: &Common, lines: u32, json: bool) -> Outcome {
     let mut out = std::io::stdout();
     let told =
         client::lines(
-            &common.socket,
+            common.socket(),
             &format!("/v1/events?limit={lines}"),
             |line| match serde_json::from_str::<Event>(line) {
                 Ok(event) if !json => writeln!(out, "{}", node::event_line(&event)),
@@ -215,4 +236,19 @@ fn events(common: &Common, lines: u32, json: bool) -> Outcome {
 fn print_json(value: &impl serde::Serialize) -> Outcome {
     println!("{}", serde_json::to_string_pretty(value).into_diagnostic()?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_counts_though_it_is_what_would_be_without() {
+        let common = |words: &[&str]| Cli::try_parse_from([&["tesela"], words].concat()).unwrap().common;
+        let usual = "/etc/tesela/cluster.yaml";
+        for words in [["--config", usual, "lab", "up"], ["lab", "up", "--config", usual]] {
+            assert_eq!(common(&words).config.as_deref(), Some(Path::new(usual)));
+        }
+        assert_eq!(Common { config: None, ..common(&["check"]) }.config(), Path::new(usual));
+    }
 }

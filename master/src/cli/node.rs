@@ -9,7 +9,7 @@ use crate::boot::{Rebase, RebaseHow};
 use crate::cluster::{Mac, NodeSet};
 use crate::inventory::{Event, Stage, Timestamp, Vitals};
 use crate::web::client;
-use crate::web::views::{Accept, Accepted, NodeDetail, NodeView};
+use crate::web::views::{Accept, Accepted, Forgotten, NodeDetail, NodeView};
 
 use super::{Common, Outcome, table};
 
@@ -84,7 +84,7 @@ pub(crate) enum Node {
 }
 
 pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
-    let socket = &common.socket;
+    let socket = common.socket();
     match command {
         Node::List { unknown: false, json } => {
             let nodes: Vec<NodeView> = client::nodes(socket)?;
@@ -113,6 +113,12 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
                 })
                 .collect();
             table::print(&["MAC", "UUID", "FIRMWARE", "FIRST SEEN", "LAST SEEN", "VENDOR CLASS"], &rows);
+            if !machines.is_empty() {
+                println!(
+                    "\nTo make the first of them a node: {}",
+                    accept_hint(socket_flag(common), &client::nodes(socket)?)
+                );
+            }
         }
         Node::Show { node, json } => {
             let detail: NodeDetail = client::get(socket, &format!("/v1/nodes/{}", client::escape(node)))?;
@@ -140,7 +146,15 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
             return rebase(socket, nodes, RebaseHow { only_look: *dry_run, force: *force });
         }
         Node::Forget { node } => {
-            client::post(socket, &format!("/v1/nodes/{}/forget", client::escape(node)), &())?
+            let target = format!("/v1/nodes/{}/forget", client::escape(node));
+            let Forgotten { is_node } = client::post(socket, &target, &())?;
+            println!(
+                "what was learnt of {node} is forgotten{}",
+                match is_node {
+                    true => "; it is a node of cluster.yaml still, and keeps what it wrote",
+                    false => ", and what it wrote is gone",
+                }
+            );
         }
         Node::Log { node, lines, json } => {
             let events: Vec<Event> =
@@ -152,6 +166,17 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// `--socket` as it was given, for a command that is to be typed.
+fn socket_flag(common: &Common) -> String {
+    common.socket.as_ref().map(|socket| format!("--socket {} ", socket.display())).unwrap_or_default()
+}
+
+/// The command that makes a machine a node: the first that can be given one.
+pub(crate) fn accept_hint(flags: String, nodes: &[NodeView]) -> String {
+    let free = nodes.iter().find(|node| node.is_free);
+    format!("tesela {flags}node accept {}", free.map_or("NAME", |node| &node.name))
 }
 
 /// All of them are tried; it has failed if one has.
@@ -213,6 +238,11 @@ fn row(node: &NodeView) -> Vec<String> {
 
 /// What a user should know of a node beyond its stage.
 pub(crate) fn remark(node: &NodeView) -> String {
+    if let Some(trouble) = &node.trouble {
+        // Of an excerpt with carets, a row of a table has no place but for where it is.
+        let said = trouble.lines().map(str::trim).take_while(|line| !line.starts_with('|'));
+        return said.collect::<Vec<_>>().join(" ");
+    }
     let Some(state) = &node.state else { return "never heard of".into() };
     if let Some(failure) = &state.failure {
         return failure.clone();
@@ -268,7 +298,5 @@ fn show(detail: &NodeDetail) {
         Some(Rebase { to, .. }) => println!("build: {to} at its next boot"),
         None => {}
     }
-    for path in &detail.conflicts {
-        println!("{path}: the template's version took the place of the node's own, which is kept aside");
-    }
+    detail.conflicts.iter().for_each(|conflict| println!("{conflict}"));
 }

@@ -15,11 +15,11 @@ pub(crate) fn run(common: &Common, log: LogFormat) -> Outcome {
     start_log(log);
     let options = Options {
         paths: Paths {
-            config: common.config.clone(),
-            state: common.state.clone(),
+            config: common.config().to_owned(),
+            state: common.state().to_owned(),
             templates: common.templates.clone(),
         },
-        socket: common.socket.clone(),
+        socket: common.socket().to_owned(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

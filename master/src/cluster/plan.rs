@@ -207,6 +207,21 @@ impl Plan {
         self.master.iter().any(|change| change.effect >= Effect::Restart)
     }
 
+    /// What is to be done for all of it to take effect, a sentence each: images, then nodes.
+    pub fn due(&self) -> Vec<String> {
+        let to_build = self.images.iter().filter(|part| part.difference != Difference::Removed);
+        let to_build = to_build.map(|part| part.name.as_str()).collect::<Vec<_>>().join(" ");
+        let builds =
+            (!to_build.is_empty()).then(|| format!("First to be built: `tesela image build {to_build}`."));
+        let reboots = self.reboots();
+        let reboots = match reboots.names().len() {
+            0 => "No node must reboot.".to_owned(),
+            1 => format!("1 node must reboot: {reboots}"),
+            many => format!("{many} nodes must reboot: {reboots}"),
+        };
+        builds.into_iter().chain([reboots]).collect()
+    }
+
     /// The nodes that must boot again for it.
     pub fn reboots(&self) -> NodeSet {
         let reboots = |part: &&Part| match &part.difference {
@@ -244,15 +259,10 @@ impl fmt::Display for Plan {
                 }
             }
         }
-        let reboots = self.reboots();
         if self.restarts() {
             writeln!(f, "The master's services start anew; running nodes go on.")?;
         }
-        match reboots.names().len() {
-            0 => writeln!(f, "No node must reboot."),
-            1 => writeln!(f, "1 node must reboot: {reboots}"),
-            many => writeln!(f, "{many} nodes must reboot: {reboots}"),
-        }
+        self.due().iter().try_for_each(|due| writeln!(f, "{due}"))
     }
 }
 

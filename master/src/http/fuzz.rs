@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::{Metrics, Service, connection, router};
-use crate::boot::{Paths, Site, Tokens, context};
+use crate::boot::{Beginning, Paths, Site, Tokens, context};
 use crate::inventory::Inventory;
 
 const CLUSTER: &str = "cluster: aula
@@ -88,7 +88,7 @@ impl Master {
             ca_sha256: "00".to_owned(),
         };
         let inventory = Arc::new(Inventory::open(&state.join("tesela.db"))?);
-        let site = Arc::new(Site::open(paths, inventory, keys, Arc::new(Plain))?);
+        let site = Arc::new(Site::open(Beginning::read(paths)?, inventory, keys, Arc::new(Plain))?);
         Ok(router(Service { site, metrics: Arc::new(Plain) }))
     }
 

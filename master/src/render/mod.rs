@@ -63,6 +63,9 @@ pub enum Error {
     /// A template does not parse, or uses what is not there.
     #[error("{}", with_sources(.0))]
     Template(#[from] tera::Error),
+    /// The templates have failed since the master's start.
+    #[error("{0}")]
+    SinceStart(Arc<Error>),
 }
 
 fn with_sources(error: &tera::Error) -> String {

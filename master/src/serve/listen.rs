@@ -86,8 +86,19 @@ pub(super) fn explain(
     }
 }
 
+/// The name of a socket, which goes when this is dropped.
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "the socket stays behind");
+        }
+    }
+}
+
 /// The socket of the local tools: only its owner and root may open it.
-pub(super) fn unix(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
+pub(super) fn unix(path: &Path) -> Result<(tokio::net::UnixListener, SocketFile), ListenError> {
     let failed = |source| ListenError::Failed { service: "the API", at: path.display().to_string(), source };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(failed)?;
@@ -103,5 +114,5 @@ pub(super) fn unix(path: &Path) -> Result<tokio::net::UnixListener, ListenError>
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
     let listener = tokio::net::UnixListener::bind(path);
     nix::sys::stat::umask(before);
-    listener.map_err(failed)
+    Ok((listener.map_err(failed)?, SocketFile(path.to_owned())))
 }

@@ -18,8 +18,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::boot::{ApplyError, CONTROL_PORT, NFS_PORT, Paths, Site, context};
-use crate::cluster::{DhcpMode, Mac};
+use crate::boot::{ApplyError, Beginning, CONTROL_PORT, NFS_PORT, Paths, Site, context};
+use crate::cluster::{Cluster, DhcpMode, Mac};
 use crate::control::{Agents, Control};
 use crate::dhcp::{SqliteLeases, StartError, find_servers};
 use crate::inventory::{self, Inventory, Timestamp};
@@ -111,26 +111,12 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     raise_file_limit()?;
     // From here on no signal ends the process by itself: whoever hears that it is ready may send any.
     let signals = Signals::take()?;
-    let state = options.paths.state.clone();
-    std::fs::create_dir_all(&state).map_err(|source| ServeError::State { path: state.clone(), source })?;
-    let api_socket = listen::unix(&options.socket)?;
-    let inventory = Arc::new(Inventory::open(&state.join("tesela.db"))?);
-    let name = Site::cluster_name(&options.paths)?;
-    let keys = Arc::new(Keys::open(&state.join("keys"), &name)?);
-    let public = context::Keys {
-        ssh_host_ca: keys.ssh_host_ca().to_owned(),
-        ssh_user_ca: keys.ssh_user_ca().to_owned(),
-        ca_sha256: keys.ca_fingerprint().to_string(),
-    };
-    let site = Arc::new(Site::open(
-        options.paths.clone(),
-        inventory,
-        public,
-        Arc::new(control::TokensOf(Arc::clone(&keys))),
-    )?);
-    let cluster = site.current().cluster.clone();
+    // What stands against a start is told before anything is made that would be left behind.
+    let beginning = Beginning::read(options.paths.clone())?;
+    let cluster = beginning.cluster.clone();
+    let (api_socket, socket_file) = listen::unix(&options.socket)?;
     crate::dhcp::check(&dhcp::config(&cluster))?;
-    refuse_beside_another(&site).await?;
+    refuse_beside_another(&cluster).await?;
 
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -152,6 +138,18 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
         }
         other => ServeError::Tftp(other),
     })?;
+
+    let state = options.paths.state.clone();
+    std::fs::create_dir_all(&state).map_err(|source| ServeError::State { path: state.clone(), source })?;
+    let inventory = Arc::new(Inventory::open(&state.join("tesela.db"))?);
+    let keys = Arc::new(Keys::open(&state.join("keys"), &cluster.name)?);
+    let public = context::Keys {
+        ssh_host_ca: keys.ssh_host_ca().to_owned(),
+        ssh_user_ca: keys.ssh_user_ca().to_owned(),
+        ca_sha256: keys.ca_fingerprint().to_string(),
+    };
+    let tokens = Arc::new(control::TokensOf(Arc::clone(&keys)));
+    let site = Arc::new(Site::open(beginning, inventory, public, tokens)?);
 
     let agents = Agents::default();
     let roots = Arc::new(UnionRoots::open(&state, control::refresh(&site, &agents))?);
@@ -198,7 +196,7 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     tasks.close();
     tasks.wait().await;
     drop(dhcp_server);
-    remove_socket(&options.socket);
+    drop(socket_file);
     site.inventory.event(None, None, None, "stopped".into());
     site.inventory.flush();
     Ok(())
@@ -216,8 +214,7 @@ fn raise_file_limit() -> Result<(), ServeError> {
 }
 
 /// Two servers that both give addresses would give the same one twice.
-async fn refuse_beside_another(site: &Site) -> Result<(), ServeError> {
-    let cluster = &site.current().cluster;
+async fn refuse_beside_another(cluster: &Cluster) -> Result<(), ServeError> {
     if cluster.master.dhcp == DhcpMode::Proxy {
         return Ok(());
     }
@@ -356,11 +353,5 @@ impl Signals {
                 _ = self.interrupt.recv() => return,
             }
         }
-    }
-}
-
-fn remove_socket(path: &std::path::Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::debug!(path = %path.display(), %error, "the socket stays behind");
     }
 }

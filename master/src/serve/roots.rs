@@ -1,14 +1,15 @@
 //! The nodes' roots, which follow the cluster in force.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::boot::{Rebase, Roots, Site};
-use crate::cluster::{self, Boot, Node, Root};
+use crate::boot::{self, Rebase, Roots, Site};
+use crate::cluster::{self, Boot, Node, NodeSet, Root};
 use crate::nfs::FileSystem;
 use crate::nfs::union::{
-    Builds, ConflictState, NodeExport, RenderedFile, RenderedKind, Union, UnionError, Writes,
+    Builds, ConflictState, NodeExport, RenderedFile, RenderedKind, Union, UnionError, Unserved, Writes,
 };
 use crate::render::{self, Content};
 
@@ -24,6 +25,8 @@ pub(super) struct UnionRoots {
     refresh: Refresh,
     /// What the union serves now; held while that changes.
     exports: Mutex<Exports>,
+    /// Nodes whose files are as they were, for they could not be rendered anew.
+    stale: Mutex<Troubles>,
     /// Held from the rendering of a node's files until it has them: the newest are the last.
     rendering: Mutex<()>,
 }
@@ -31,9 +34,14 @@ pub(super) struct UnionRoots {
 #[derive(Default)]
 struct Exports {
     nodes: Vec<NodeExport>,
+    /// Why others, or some of them, are not.
+    unserved: Troubles,
     /// Whether all of them are: what stood against one (a full disk) may be gone when it boots.
     all_served: bool,
 }
+
+/// What is wrong, by the names of the nodes.
+type Troubles = HashMap<String, String>;
 
 impl UnionRoots {
     pub(super) fn open(state: &Path, refresh: Refresh) -> Result<Self, UnionError> {
@@ -41,6 +49,7 @@ impl UnionRoots {
             union: Union::open(state)?,
             refresh,
             exports: Mutex::default(),
+            stale: Mutex::default(),
             rendering: Mutex::default(),
         })
     }
@@ -50,17 +59,57 @@ impl UnionRoots {
         Arc::clone(&self.union) as _
     }
 
-    /// Serves the nodes of the generation in force. A node whose image is not built is not served yet.
+    /// Serves the nodes of the generation in force. A node whose image is not built is not served yet, which is
+    /// told once.
     fn export(&self, site: &Site) {
-        let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted: Vec<_> = site.current().nodes().iter().filter_map(|node| export_of(site, node)).collect();
-        if exports.nodes != wanted || !exports.all_served {
-            let refused = self.union.set_nodes(&wanted).err().unwrap_or_default();
-            *exports = Exports { nodes: wanted, all_served: refused.is_empty() };
-            for error in refused {
-                tracing::error!("{error}");
+        let mut exports = self.exports();
+        let (mut nodes, mut unserved, mut unbuilt) = (Vec::new(), Troubles::new(), BTreeMap::new());
+        for node in site.current().nodes() {
+            match export_of(site, node) {
+                Ok(export) => nodes.extend(export),
+                Err(NoBuild(image)) => {
+                    let why = boot::not_built(&image);
+                    if exports.unserved.get(&node.name) != Some(&why) {
+                        unbuilt.entry(image).or_insert_with(Vec::new).push(node.name.clone());
+                    }
+                    unserved.insert(node.name.clone(), why);
+                }
             }
         }
+        for (image, waiting) in unbuilt {
+            let nodes: NodeSet = waiting.into_iter().collect();
+            site.inventory.event(None, None, None, format!("{} ({nodes} boot it)", boot::not_built(&image)));
+        }
+        if exports.nodes == nodes && exports.all_served {
+            exports.unserved = unserved;
+            return;
+        }
+        let refused = self.union.set_nodes(&nodes).err().unwrap_or_default();
+        let all_served = refused.is_empty();
+        for Unserved { node, error } in refused {
+            tracing::error!("{error}");
+            let concerned =
+                node.map_or_else(|| nodes.iter().map(|node| node.name.clone()).collect(), |node| vec![node]);
+            unserved.extend(concerned.into_iter().map(|node| (node, error.to_string())));
+        }
+        *exports = Exports { nodes, unserved, all_served };
+    }
+
+    fn exports(&self) -> MutexGuard<'_, Exports> {
+        self.exports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An error of the union, or why it does not know the node.
+    fn told(&self, error: &UnionError) -> String {
+        match error {
+            UnionError::UnknownNode(node) => self.exports().unserved.get(node).cloned(),
+            _ => None,
+        }
+        .unwrap_or_else(|| error.to_string())
+    }
+
+    fn stale(&self) -> MutexGuard<'_, Troubles> {
+        self.stale.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn one_rendering(&self) -> MutexGuard<'_, ()> {
@@ -78,20 +127,20 @@ impl UnionRoots {
         };
         match applied {
             Ok(applied) if !applied.directories.is_empty() => {
+                self.stale().remove(&node.name);
                 let directories = applied.directories.iter();
                 (self.refresh)(
                     &node.name,
                     directories.map(|path| path.to_string_lossy().into_owned()).collect(),
                 );
             }
-            Ok(_) => {}
+            Ok(_) => drop(self.stale().remove(&node.name)),
             Err(error) => {
-                site.inventory.event(
-                    Some(&node.name),
-                    None,
-                    None,
-                    format!("its files are as they were: {error}"),
-                );
+                let why = format!("its files are as they were: {error}");
+                let before = self.stale().insert(node.name.clone(), why.clone());
+                if before.as_ref() != Some(&why) {
+                    site.inventory.event(Some(&node.name), None, None, why);
+                }
             }
         }
     }
@@ -100,8 +149,9 @@ impl UnionRoots {
 impl Roots for UnionRoots {
     fn follow(&self, site: &Site) {
         self.export(site);
-        let exported = self.exports.lock().unwrap_or_else(PoisonError::into_inner).nodes.clone();
+        let exported = self.exports().nodes.clone();
         let generation = site.current();
+        self.stale().retain(|node, _| generation.node(node).is_some());
         for node in exported.iter().filter_map(|export| generation.node(&export.name)) {
             self.render(site, node);
         }
@@ -132,7 +182,9 @@ impl Roots for UnionRoots {
             return Ok(());
         }
         let _newest_last = self.one_rendering();
-        self.union.booted(&node.name, &files_of(site, node)?).map(drop).map_err(|error| error.to_string())
+        self.union.booted(&node.name, &files_of(site, node)?).map_err(|error| self.told(&error))?;
+        self.stale().remove(&node.name);
+        Ok(())
     }
 
     fn next_build(&self, site: &Site, node: &str) -> Option<PathBuf> {
@@ -144,7 +196,7 @@ impl Roots for UnionRoots {
     fn rebase(&self, site: &Site, node: &Node, only_look: bool) -> Result<Rebase, String> {
         // An image may have been built since the last generation.
         self.export(site);
-        let told = |error: UnionError| error.to_string();
+        let told = |error: UnionError| self.told(&error);
         let Builds { on, newest, kept } = self.union.builds_of(&node.name).map_err(told)?;
         let name = |build: &Path| {
             let images = site.paths().state.join("images");
@@ -162,15 +214,25 @@ impl Roots for UnionRoots {
         Ok(rebase(conflicts.iter().map(|path| path.display().to_string()).collect()))
     }
 
-    fn forget(&self, node: &str) -> Result<(), String> {
+    fn forget(&self, node: &str) -> Result<bool, String> {
         self.union.forget(node).map_err(|error| error.to_string())
     }
 
-    fn read(&self, node: &str, path: &str) -> Result<Vec<u8>, String> {
+    fn read(&self, site: &Site, node: &str, path: &str) -> Result<Vec<u8>, String> {
+        // An image may have been built since the last generation.
+        self.export(site);
         self.union
             .read_path(node, Path::new(path), MOST_PRINTED)
             .map(|found| found.content)
-            .map_err(|error| error.to_string())
+            .map_err(|error| self.told(&error))
+    }
+
+    fn troubles(&self, site: &Site) -> HashMap<String, String> {
+        // An image may have been built since the last generation.
+        self.export(site);
+        let mut troubles = self.stale().clone();
+        troubles.extend(self.exports().unserved.clone());
+        troubles
     }
 
     fn conflicts(&self, node: &str) -> Vec<String> {
@@ -193,22 +255,25 @@ impl Roots for UnionRoots {
     }
 }
 
-fn export_of(site: &Site, node: &Node) -> Option<NodeExport> {
+/// The image of a node has no build yet.
+struct NoBuild(String);
+
+/// What a node mounts over NFS; `None` where it is none that does.
+fn export_of(site: &Site, node: &Node) -> Result<Option<NodeExport>, NoBuild> {
     let settings = node.settings();
-    if settings.boot.value != Boot::Network || settings.root.value != Root::Nfs {
-        return None;
+    let Some(image) = settings.image.value.as_deref().filter(|_| settings.boot.value == Boot::Network) else {
+        return Ok(None);
+    };
+    let image_dir = image_directory(site, image).ok_or_else(|| NoBuild(image.to_owned()))?;
+    if settings.root.value != Root::Nfs {
+        return Ok(None);
     }
-    let image_dir = image_directory(site, settings.image.value.as_deref()?)?;
     let writes = match settings.writes.value {
         cluster::Writes::Keep => Writes::Keep,
         cluster::Writes::Discard => Writes::Discard,
     };
-    Some(NodeExport {
-        name: node.name.clone(),
-        address: site.address_of(node).map(IpAddr::V4),
-        image_dir,
-        writes,
-    })
+    let address = site.address_of(node).map(IpAddr::V4);
+    Ok(Some(NodeExport { name: node.name.clone(), address, image_dir, writes }))
 }
 
 /// The directory of the image's build for new boots; `None` if there is none yet.

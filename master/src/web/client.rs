@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use axum::http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -32,10 +33,16 @@ pub enum Error {
     /// It is not what was asked for.
     #[error("the master's answer cannot be read: {0}")]
     Answer(String),
+    /// The cluster.yaml does not hold: its problems, laid out as they are.
+    #[error("{0}")]
+    DoesNotHold(String),
     /// What the master said.
     #[error("{0}")]
     Refused(String),
 }
+
+/// How the master answers where a cluster.yaml does not hold.
+pub(super) const DOES_NOT_HOLD: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
 
 /// A request to the master on `socket`; the answer is JSON.
 ///
@@ -140,7 +147,9 @@ fn send(socket: &Path, method: &str, target: &str, json: &[u8]) -> Result<Answer
     }
     if status >= 400 {
         let text = body((reader, length))?;
-        return Err(Error::Refused(String::from_utf8_lossy(&text).trim_end().to_owned()));
+        let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+        let does_not_hold = status == DOES_NOT_HOLD.as_u16();
+        return Err(if does_not_hold { Error::DoesNotHold(text) } else { Error::Refused(text) });
     }
     Ok((reader, length))
 }

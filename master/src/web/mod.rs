@@ -19,10 +19,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::boot::{
-    AcceptError, Acceptance, Acceptances, ApplyError, Passed, Rebase, RebaseError, RebaseHow, Site,
+    AcceptError, Acceptance, Acceptances, ApplyError, ForgetError, Passed, Rebase, RebaseError, RebaseHow,
+    Site,
 };
 use crate::{cluster, inventory};
-use views::{Accept, Accepted, Applied, NodeView};
+use views::{Accept, Accepted, Applied, Forgotten, InForce, NodeView};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -45,6 +46,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/accept", post(accept))
         .route("/v1/machines", get(machines))
         .route("/v1/apply", post(apply))
+        .route("/v1/in-force", get(in_force))
         .route("/v1/events", get(events))
         .with_state(api)
 }
@@ -66,13 +68,30 @@ impl From<inventory::Error> for Failed {
 
 impl From<ApplyError> for Failed {
     fn from(error: ApplyError) -> Self {
-        Failed(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+        let status = match error {
+            ApplyError::DoesNotHold(_) => client::DOES_NOT_HOLD,
+            _ => StatusCode::CONFLICT,
+        };
+        Failed(status, error.to_string())
     }
 }
 
 impl From<AcceptError> for Failed {
     fn from(error: AcceptError) -> Self {
-        Failed(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+        match error {
+            AcceptError::Apply(error) => error.into(),
+            error => Failed(StatusCode::CONFLICT, error.to_string()),
+        }
+    }
+}
+
+impl From<ForgetError> for Failed {
+    fn from(error: ForgetError) -> Self {
+        let status = match error {
+            ForgetError::Unknown(_) => StatusCode::NOT_FOUND,
+            ForgetError::Runs { .. } | ForgetError::Ours(_) => StatusCode::CONFLICT,
+        };
+        Failed(status, error.to_string())
     }
 }
 
@@ -102,9 +121,12 @@ fn no_node(name: &str) -> Failed {
     )
 }
 
-async fn nodes(State(api): State<Api>) -> Json<Vec<NodeView>> {
-    let generation = api.site.current();
-    Json(generation.nodes().iter().map(|node| NodeView::of(&api.site, node)).collect())
+async fn nodes(State(api): State<Api>) -> Result<Json<Vec<NodeView>>, Failed> {
+    let looking = move || {
+        let (generation, troubles) = (api.site.current(), api.site.troubles());
+        Ok(Json(generation.nodes().iter().map(|node| NodeView::of(&api.site, node, &troubles)).collect()))
+    };
+    off_the_runtime(looking).await
 }
 
 async fn node(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<views::NodeDetail>, Failed> {
@@ -113,10 +135,11 @@ async fn node(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<v
     let shown = cluster::show(node);
     let site = Arc::clone(&api.site);
     // A node that has no root here, or whose image is not built, has no build.
-    let (build, of_name) = (RebaseHow { only_look: true, force: false }, name.clone());
-    let build = off_the_runtime(move || Ok(site.rebase(&of_name, build).ok())).await?;
+    let (how, of_name) = (RebaseHow { only_look: true, force: false }, name.clone());
+    let (build, troubles) =
+        off_the_runtime(move || Ok((site.rebase(&of_name, how).ok(), site.troubles()))).await?;
     Ok(Json(views::NodeDetail {
-        view: NodeView::of(&api.site, node),
+        view: NodeView::of(&api.site, node, &troubles),
         build,
         settings: serde_json::to_value(&shown)
             .map_err(|e| Failed(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?,
@@ -155,24 +178,16 @@ async fn file(
 ) -> Result<Vec<u8>, Failed> {
     api.site.current().node(&name).ok_or_else(|| no_node(&name))?;
     let read = move || match api.site.roots() {
-        Some(roots) => roots.read(&name, &file.path).map_err(|why| Failed(StatusCode::NOT_FOUND, why)),
+        Some(roots) => {
+            roots.read(&api.site, &name, &file.path).map_err(|why| Failed(StatusCode::NOT_FOUND, why))
+        }
         None => Err(Failed(StatusCode::SERVICE_UNAVAILABLE, "the roots are not served yet".into())),
     };
     off_the_runtime(read).await
 }
 
-async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<()>, Failed> {
-    let forgetting = move || {
-        api.site.inventory.forget(&name);
-        match api.site.roots() {
-            Some(roots) if api.site.current().node(&name).is_none() => {
-                roots.forget(&name).map_err(|why| Failed(StatusCode::CONFLICT, why))?;
-            }
-            _ => {}
-        }
-        Ok(Json(()))
-    };
-    off_the_runtime(forgetting).await
+async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<Forgotten>, Failed> {
+    off_the_runtime(move || Ok(Json(Forgotten { is_node: api.site.forget(&name)? }))).await
 }
 
 async fn rebase(
@@ -203,11 +218,28 @@ async fn machines(State(api): State<Api>) -> Json<Vec<inventory::Machine>> {
 
 async fn apply(State(api): State<Api>) -> Result<Json<Applied>, Failed> {
     let applying = move || {
-        let before = api.site.current().number;
-        let generation = api.site.apply()?;
-        Ok(Json(Applied { generation: generation.number, changed: generation.number != before }))
+        let before = api.site.current();
+        let now = api.site.apply()?;
+        let due = cluster::plan(&before.cluster, &now.cluster).due();
+        Ok(Json(Applied { generation: now.number, changed: now.number != before.number, due }))
     };
     off_the_runtime(applying).await
+}
+
+async fn in_force(State(api): State<Api>) -> Result<Json<InForce>, Failed> {
+    let looking = move || {
+        let now = api.site.current();
+        let mut remarks = Vec::new();
+        let troubles = api.site.troubles();
+        for node in now.nodes() {
+            let own = api.site.roots().map(|roots| roots.conflicts(&node.name)).unwrap_or_default();
+            let all = troubles.get(&node.name).into_iter().chain(&own);
+            remarks.extend(all.map(|remark| format!("{}: {remark}", node.name)));
+        }
+        let config = api.site.paths().config.clone();
+        Ok(Json(InForce { generation: now.number, text: now.text.clone(), config, remarks }))
+    };
+    off_the_runtime(looking).await
 }
 
 async fn events(State(api): State<Api>, Query(limit): Query<Limit>) -> Result<Response, Failed> {

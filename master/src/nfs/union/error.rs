@@ -28,11 +28,30 @@ pub enum UnionError {
         path: PathBuf,
     },
     /// The index of the node's image cannot be read.
-    #[error("node {node}: {source}")]
+    #[error("node {node}: {source}; `tesela image build {image} --refresh` builds the image anew")]
     Image {
         /// The node.
         node: String,
+        /// Its image.
+        image: String,
         /// Why.
+        source: IndexError,
+    },
+    /// What the node wrote is kept, and the build that it wrote it on is no more.
+    #[error(
+        "node {node}: what it wrote is kept, and the build {} that it wrote it on cannot be read ({source}): bring \
+         that back, or move {} away to have the node begin without its writes",
+        build.display(),
+        writes.display()
+    )]
+    Lost {
+        /// The node.
+        node: String,
+        /// Where the build was.
+        build: PathBuf,
+        /// Where the writes are.
+        writes: PathBuf,
+        /// Why the build cannot be read.
         source: IndexError,
     },
     /// There is no such node.
@@ -62,6 +81,16 @@ pub enum UnionError {
         /// Why.
         status: Status,
     },
+}
+
+/// A node that is not served.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Unserved {
+    /// Which; `None`: none of them is.
+    pub node: Option<String>,
+    /// Why.
+    pub error: UnionError,
 }
 
 impl UnionError {

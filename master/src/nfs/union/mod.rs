@@ -51,7 +51,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use arc_swap::ArcSwap;
 
-pub use error::UnionError;
+pub use error::{UnionError, Unserved};
 pub use rendered::{Applied, Conflict, ConflictState, RenderedFile, RenderedKind};
 pub use report::{Difference, Found, How, Usage, builds_in_use};
 
@@ -167,11 +167,12 @@ impl Union {
     ///
     /// # Errors
     /// One for each node that cannot be served; the others are.
-    pub fn set_nodes(&self, exports: &[NodeExport]) -> Result<(), Vec<UnionError>> {
+    pub fn set_nodes(&self, exports: &[NodeExport]) -> Result<(), Vec<Unserved>> {
         let mut numbers = lock(&self.numbers);
         let names: Vec<&str> = exports.iter().map(|export| export.name.as_str()).collect();
         let path = self.shared.state_dir.join("nodes/.numbers");
-        let given = numbers.of(&names).map_err(|error| vec![UnionError::io(&path)(error)])?;
+        let none = |error| vec![Unserved { node: None, error: UnionError::io(&path)(error) }];
+        let given = numbers.of(&names).map_err(none)?;
         let old = self.table.load();
         let mut table = Table::default();
         let mut errors = Vec::new();
@@ -187,7 +188,7 @@ impl Union {
                     match Node::open(&self.shared, number, export, &builds) {
                         Ok(node) => Arc::new(node),
                         Err(error) => {
-                            errors.push(error);
+                            errors.push(Unserved { node: Some(export.name.clone()), error });
                             continue;
                         }
                     }
@@ -265,11 +266,12 @@ impl Union {
         Ok(Builds { on: state.build.directory.clone(), newest, kept })
     }
 
-    /// Takes a node's writes and its number away for good. It must not be served any more.
+    /// Takes a node's writes and its number away for good; whether there was anything. It must not be served any
+    /// more.
     ///
     /// # Errors
     /// [`UnionError::Io`]; [`UnionError::Path`] if it is still served.
-    pub fn forget(&self, node: &str) -> Result<(), UnionError> {
+    pub fn forget(&self, node: &str) -> Result<bool, UnionError> {
         let nodes = self.shared.state_dir.join("nodes");
         let directory = nodes.join(node);
         let refused = |what| Err(UnionError::Path { node: node.to_owned(), path: directory.clone(), what });
@@ -287,10 +289,10 @@ impl Union {
             other => other.map(|()| true),
         };
         is_there(std::fs::remove_dir_all(&gone)).map_err(UnionError::io(&gone))?;
-        is_there(std::fs::rename(&directory, &gone)).map_err(UnionError::io(&directory))?;
+        let was_there = is_there(std::fs::rename(&directory, &gone)).map_err(UnionError::io(&directory))?;
         numbers.forget(node).map_err(UnionError::io(&directory))?;
         is_there(std::fs::remove_dir_all(&gone)).map_err(UnionError::io(&gone))?;
-        Ok(())
+        Ok(was_there)
     }
 
     fn node_named(&self, name: &str) -> Result<Arc<Node>, UnionError> {
@@ -304,7 +306,9 @@ impl Union {
         if let Some(build) = builds.get(directory).and_then(Weak::upgrade) {
             return Ok(build);
         }
-        let image = |source| UnionError::Image { node: node.to_owned(), source };
+        let name = directory.parent().and_then(Path::file_name).unwrap_or_default();
+        let (node, name) = (node.to_owned(), name.to_string_lossy().into_owned());
+        let image = |source| UnionError::Image { node, image: name, source };
         let build = Arc::new(Build::load(directory).map_err(image)?);
         builds.retain(|_, build| build.strong_count() > 0);
         builds.insert(directory.to_owned(), Arc::downgrade(&build));

@@ -449,8 +449,15 @@ fn replay(
     let build = match builds(&directory) {
         Ok(build) => build,
         Err(error) => {
-            let lost = changes.contains(&Change::Wrote) && export.writes == Writes::Keep;
-            return if lost { Err(error) } else { Ok(None) };
+            let kept = changes.contains(&Change::Wrote) && export.writes == Writes::Keep;
+            return match error {
+                UnionError::Image { node, source, .. } if kept => {
+                    let writes = path.parent().unwrap_or(path).to_owned();
+                    Err(UnionError::Lost { node, build: directory, writes, source })
+                }
+                error if kept => Err(error),
+                _ => Ok(None),
+            };
         }
     };
     let mut state = State::new(head.clone(), build);

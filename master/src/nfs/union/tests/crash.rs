@@ -78,7 +78,7 @@ fn data_without_a_record_is_swept_and_damage_is_told() {
     fixture.union = Union::open(fixture.directory.path()).unwrap();
     let export = fixture.export();
     let errors = fixture.union.set_nodes(&[export]).unwrap_err();
-    assert!(matches!(errors[..], [UnionError::Journal { .. }]), "{errors:?}");
+    assert!(matches!(errors[..], [Unserved { error: UnionError::Journal { .. }, .. }]), "{errors:?}");
 }
 
 #[test]
