@@ -83,9 +83,14 @@ fn who_loses_the_node_ends(lab: &Lab) {
     let pid = lines.next().unwrap().unwrap();
     assert_eq!(lab.said("n1", &format!("migrate {pid} n2")), format!("{pid}: on n2, at home on n1"));
     assert!(lab.tesela(&["lab", "power", "n2", "off"]).status.success());
+    let unreached = lab.tesela(&["lab", "exec", "n2", "--", "true"]);
+    assert_eq!(unreached.status.code(), Some(255));
+    assert!(String::from_utf8_lossy(&unreached.stderr).contains("n2 is powered off"), "{unreached:?}");
     assert_eq!(lines.next().unwrap().unwrap(), "status 137");
     assert!(program.wait().unwrap().success());
     assert!(lab.tesela(&["lab", "power", "n2", "on"]).status.success());
+    let again = lab.tesela(&["lab", "power", "n2", "on"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("n2 is on already"), "{again:?}");
     lab.wait("n2 is a member again", Duration::from_secs(60), || {
         lab.on("n1", "ssh -o BatchMode=yes n2 true").output().unwrap().status.success()
             && lab.stage("n2") == "member"

@@ -7,9 +7,11 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+use super::power::is_on;
 use super::progress::{View, stage_of};
 use super::record::Record;
 use super::{Error, Lab};
+use crate::inventory::{NodeState, Stage};
 use crate::keys;
 
 /// The ordinary account of every lab node.
@@ -49,9 +51,19 @@ pub fn ssh(lab: &Lab, node: &str, words: &[OsString]) -> Result<ExitStatus, Erro
 fn run(lab: &Lab, node: &str, words: &[OsString]) -> Result<ExitStatus, Error> {
     let record = Record::read(lab)?;
     let machine = record.machine(lab, node)?;
+    if !is_on(lab, machine) {
+        return Err(Error::PoweredOff { name: node.to_owned() });
+    }
     let reached = lab.machine_dir(&machine.name).join(format!("reached.{}", std::process::id()));
     let view = View::of(lab)?;
     let seen = view.node_of(machine);
+    if let Some(NodeState { stage: stage @ (Stage::Silent | Stage::Down), .. }) =
+        seen.and_then(|seen| seen.state.as_ref())
+    {
+        eprintln!(
+            "{node} is {stage}, which is to say that its agent is not heard; it is tried all the same …"
+        );
+    }
     let stage = stage_of(seen).to_string();
     let Some((name, address)) = seen.and_then(|seen| Some((&seen.name, seen.address?))) else {
         return Err(Error::NoAddress { name: node.to_owned(), stage });
