@@ -149,24 +149,28 @@ fn up_and_tell(lab: &Lab, common: &Common, up: &Up) -> Outcome {
     let [mut nodes, mut unknown] = [true, false].map(|known| {
         machines.iter().filter(move |machine| machine.known == known).map(|machine| &machine.name)
     });
-    println!("All nodes are members. What to do next:");
-    let tell = |command: String, what: &str| println!("  {command:<50} {what}");
+    let mut next = Vec::new();
     if let Some(machine) = unknown.next() {
         let accept = super::node::accept_hint(socket.clone(), &client::nodes(&lab.socket())?);
-        tell(format!("tesela {socket}node list --unknown"), "the machines that are no nodes yet");
-        tell(accept, "makes the first of them one");
-        tell(format!("tesela {state}lab power {machine} reset"), "boots it again, once it is accepted");
+        next.push((format!("tesela {socket}node list --unknown"), "the machines that are no nodes yet"));
+        next.push((accept, "makes the first of them one"));
+        next.push((
+            format!("tesela {state}lab power {machine} reset"),
+            "boots it again, once it is accepted",
+        ));
     }
     if let Some(node) = nodes.next() {
-        tell(format!("tesela {state}lab ssh {node}"), "a shell on a node, as root");
-        tell(
-            format!("tesela {state}lab exec --user demo {node} -- hostname"),
-            "a command on it, as an ordinary user",
-        );
+        next.push((format!("tesela {state}lab ssh {node}"), "a shell on a node, as root"));
+        let exec = format!("tesela {state}lab exec --user demo {node} -- hostname");
+        next.push((exec, "a command on it, as an ordinary user"));
     }
-    tell(format!("tesela {socket}node list"), "all nodes");
-    tell(format!("tesela {socket}apply"), &format!("after an edit of {}", lab.config().display()));
-    tell(format!("tesela {state}lab down"), "ends the lab");
+    let edited = format!("after an edit of {}", lab.config().display());
+    next.push((format!("tesela {socket}node list"), "all nodes"));
+    next.push((format!("tesela {socket}apply"), &edited));
+    next.push((format!("tesela {state}lab down"), "ends the lab"));
+    let width = next.iter().map(|(command, _)| command.chars().count()).max().unwrap_or_default();
+    println!("All nodes are members. What to do next:");
+    next.iter().for_each(|(command, what)| println!("  {command:<width$}  {what}"));
     Ok(())
 }
 

@@ -39,7 +39,11 @@ pub fn power(lab: &Lab, node: &str, power: Power) -> Result<(), Error> {
             Switch::await_off(&lab.machine_dir(&machine.name))
         }
         (Hardware::Vm(_), Power::Reset) => qmp(lab, &machine.name, "system_reset"),
-        (_, Power::On) => machine.start(lab).map(|_child| ()),
+        (_, Power::On) => machine.start(lab).map(drop).map_err(|error| match error {
+            // By the name that it was called.
+            Error::PoweredOn { .. } => Error::PoweredOn { name: node.to_owned() },
+            other => other,
+        }),
         (Hardware::Namespace(_), _) if !is_on(lab, machine) => {
             Err(Error::PoweredOff { name: node.to_owned() })
         }
