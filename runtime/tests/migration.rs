@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Away, await_end, ends_within, pid_of, start};
+use common::{Away, How, await_end, ends_within, pid_of, start};
 use nix::sys::signal::{Signal, kill};
 
 /// Runs a script unmoved, and then so that it is away, at home, away and so on, `trips` times, as long as it
@@ -310,7 +310,7 @@ while True: m[0] = (m[0] + 1) % 256";
 fn a_process_whose_body_is_lost_ends() {
     let directory = tempfile::tempdir().unwrap();
     let mut program = counter(directory.path());
-    let mut away = Away::send(program.id(), false);
+    let mut away = Away::send_as(program.id(), How { patience: Some(3), ..How::default() });
     assert!(away.arrived());
     away.guest.kill().unwrap();
     assert_eq!(await_end(&mut program, "awk").signal(), Some(libc::SIGKILL));

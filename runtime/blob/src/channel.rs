@@ -1,10 +1,10 @@
 //! A thread's channel: sealed records over its socket, seen as a stream of octets each way.
 //!
 //! The two ends take turns, so nothing arrives before it is asked for. A channel that breaks stays
-//! broken: the thread waits for the agent, which knows more of the link than the socket does.
+//! broken, until the agent has another one: with another connection and other keys ([`open`]).
 
 use tesela_shim::layout::{IN_AT, OUT_AT, Thread};
-use tesela_shim::seal::{self, HEADER, MAX_CONTENT, TAG};
+use tesela_shim::seal::{self, Direction, HEADER, KEY, MAX_CONTENT, TAG};
 use tesela_shim::wire::Plain;
 
 use crate::sys::{self, nr};
@@ -94,6 +94,12 @@ pub fn forget(thread: &mut Thread) {
     thread.out = 0;
 }
 
+/// A channel on which nothing has been said yet.
+pub fn open(thread: &mut Thread, send: [u8; KEY], receive: [u8; KEY]) {
+    (thread.send, thread.receive) = (Direction::new(send), Direction::new(receive));
+    (thread.in_from, thread.in_to, thread.plain_from, thread.plain_to, thread.out) = (0, 0, 0, 0, 0);
+}
+
 fn broken<T>(thread: &mut Thread) -> Result<T, Broken> {
     thread.broken = 1;
     Err(Broken)
@@ -123,6 +129,19 @@ pub fn get_memory(thread: &mut Thread, mut to: u64, mut length: u64) -> Result<(
         length -= part;
     }
     if faulted { Err(CarryError::Fault) } else { Ok(()) }
+}
+
+/// Receives as many octets, and has no use for them.
+pub fn pass_over(thread: &mut Thread, mut length: u64) -> Result<(), Broken> {
+    while length > 0 {
+        if thread.plain_from == thread.plain_to {
+            next_record(thread)?;
+        }
+        let part = length.min(u64::from(thread.plain_to - thread.plain_from));
+        thread.plain_from += part as u32;
+        length -= part;
+    }
+    Ok(())
 }
 
 fn next_record(thread: &mut Thread) -> Result<(), Broken> {

@@ -3,15 +3,15 @@
 
 use tesela_shim::kernel::CloneArgs;
 use tesela_shim::layout::{
-    self, CONTROL, CONTROL_BORN, CONTROL_CHILD, CONTROL_CHILD_SOCKET, CONTROL_PAGES, Control, FRAME_AT, MAKING, NEW,
-    PROCESS_AT, Process, SLOT, SLOTS, STACK_AT, STATE_AT, Thread,
+    self, CONTROL, CONTROL_BORN, CONTROL_CHANNEL, CONTROL_CHILD, CONTROL_CHILD_SOCKET, CONTROL_PAGES, Control, Early, FRAME_AT, MAKING, NEW,
+    OVER, PROCESS_AT, Process, SLOT, SLOTS, STACK_AT, STATE_AT, Thread,
 };
-use tesela_shim::seal::Direction;
 use tesela_shim::wire::KIND_CLONE;
 
+use crate::channel;
 use crate::collect::receive_fd;
 use crate::frame::{self, Context};
-use crate::handler::{Outcome, exchange, process_of, set_state};
+use crate::handler::{Outcome, Over, exchange, process_of, set_state};
 use crate::marshal::Message;
 use crate::sys::{self, nr};
 use crate::user;
@@ -83,7 +83,7 @@ pub fn make(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6
     // Others may be at it, and the agent has to do something for them: it must not wait for this thread to
     // come to the edge.
     set_state(thread, MAKING);
-    lock(process);
+    lock(thread);
     let outcome = make_locked(thread, process, context, wish);
     unlock(process);
     outcome
@@ -93,9 +93,7 @@ fn make_locked(thread: &mut Thread, process: &mut Process, context: &mut Context
     let shares = wish.flags & VM != 0;
     if !shares && process.whole == 0 {
         // A copy of this memory has no pager of its own: so all of it comes first.
-        if !say(process, CONTROL_PAGES) {
-            return Outcome::GoHome;
-        }
+        say(thread, CONTROL_PAGES);
         process.whole = 1;
     }
     let slot = if shares {
@@ -121,11 +119,18 @@ fn make_locked(thread: &mut Thread, process: &mut Process, context: &mut Context
             return other;
         }
     };
-    let (control, fd) = message_for(process, CONTROL_CHILD, tid as i32);
+    let (control, fd) = message_for(thread, CONTROL_CHILD, tid as i32);
+    if fd < 0 {
+        // Home could not connect it: it has ended before it began.
+        if shares {
+            free_slot(process, slot);
+        }
+        return Outcome::Returns(tid);
+    }
     let socket = if wish.flags & THREAD != 0 {
         process.control
     } else {
-        message_for(process, CONTROL_CHILD_SOCKET, tid as i32).1
+        message_for(thread, CONTROL_CHILD_SOCKET, tid as i32).1
     };
     let child = Child { slot, tid: tid as i32, fd, socket, control };
     if shares {
@@ -143,14 +148,11 @@ struct Child {
     control: Control,
 }
 
-/// Tells the agent and hears its answer.
-fn say(process: &Process, kind: u32) -> bool {
-    let mut message = Control { kind, tid: process.tgid, ..Control::default() };
-    send_control(process, &message);
-    let octets = &raw mut message as *mut u8;
-    // SAFETY: the message's own octets.
-    let (got, _) = receive_fd(process.control, unsafe { core::slice::from_raw_parts_mut(octets, CONTROL) });
-    got == CONTROL as i64 && message.kind == kind
+/// Tells the agent and waits for its answer. The caller holds the lock.
+fn say(thread: &mut Thread, kind: u32) {
+    let process = process_of(thread);
+    send_control(process, &Control { kind, tid: process.tgid, ..Control::default() });
+    message_for(thread, kind, process.tgid);
 }
 
 /// Says something to the agent.
@@ -165,21 +167,104 @@ fn say_born(process: &Process) {
     send_control(process, &Control { kind: CONTROL_BORN, tid: process.tgid, ..Control::default() });
 }
 
-/// What the agent has made for the child of this id.
-fn message_for(process: &Process, kind: u32, tid: i32) -> (Control, i32) {
+/// What the agent has made for the child of this id. The caller holds the lock.
+fn message_for(thread: &mut Thread, kind: u32, tid: i32) -> (Control, i32) {
+    let early = core::mem::take(&mut thread.earlies) as usize;
+    // Those that are not the one follow it.
+    let mut early = thread.early.into_iter().take(early).map(|early| (early.control, early.fd));
+    let process = process_of(thread);
     loop {
-        let mut message = Control::default();
-        let octets = &raw mut message as *mut u8;
-        // SAFETY: the message's own octets.
-        let (got, fd) = receive_fd(process.control, unsafe { core::slice::from_raw_parts_mut(octets, CONTROL) });
-        if got <= 0 {
-            // The agent is gone, and so are we.
-            sys::trap();
-        }
+        let (message, fd) = early.next().unwrap_or_else(|| hear(process));
         if message.kind == kind && message.tid == tid {
+            early.for_each(|next| keep(thread, next));
             return (message, fd);
         }
+        if message.kind == CONTROL_CHANNEL {
+            give_channel(process, &message, fd);
+        }
     }
+}
+
+/// The agent's next message, and what comes with it. The caller holds the lock.
+fn hear(process: &Process) -> (Control, i32) {
+    let mut message = Control::default();
+    let octets = &raw mut message as *mut u8;
+    // SAFETY: the message's own octets.
+    let (got, fd) = receive_fd(process.control, unsafe { core::slice::from_raw_parts_mut(octets, CONTROL) });
+    if got <= 0 {
+        // The agent is gone, and so are we.
+        sys::trap();
+    }
+    (message, fd)
+}
+
+/// Keeps what comes before it is asked for: of the child that this thread makes.
+fn keep(thread: &mut Thread, (control, fd): (Control, i32)) {
+    if let Some(place) = thread.early.get_mut(thread.earlies as usize) {
+        *place = Early { control, fd, reserved: 0 };
+        thread.earlies += 1;
+    }
+}
+
+/// Waits until this thread has another channel. Any of those that wait may hear of it, and only one listens.
+pub fn await_channel(thread: &mut Thread) -> Result<(), Over> {
+    let process = process_of(thread);
+    send_control(process, &Control { kind: CONTROL_CHANNEL, tid: thread.tid, ..Control::default() });
+    let held = sys::look(&process.lock) == holder(thread);
+    loop {
+        let turn = sys::look(&process.turn);
+        match sys::look(&thread.broken) {
+            0 => return Ok(()),
+            OVER => return Err(Over),
+            _ => {}
+        }
+        if held || try_lock(thread) {
+            let (message, fd) = hear(process);
+            if message.kind == CONTROL_CHANNEL {
+                give_channel(process, &message, fd);
+            } else {
+                keep(thread, (message, fd));
+            }
+            if !held {
+                unlock(process);
+            }
+        } else {
+            sys::wait(&process.turn, turn);
+        }
+    }
+}
+
+/// The thread that waits for this channel goes on. The caller holds the lock.
+fn give_channel(process: &Process, message: &Control, fd: i32) {
+    let at = layout::slot(process.base, message.slot.min(SLOTS - 1));
+    // SAFETY: the slot's thread waits, and reads no more of this than whether it is still to wait.
+    let thread = unsafe { &mut *(at as *mut Thread) };
+    if thread.tid != message.tid || sys::look(&thread.broken) == 0 {
+        close(fd);
+        return;
+    }
+    close(thread.fd);
+    thread.fd = fd;
+    channel::open(thread, message.send, message.receive);
+    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    // SAFETY: a reference is valid to write.
+    unsafe { core::ptr::write_volatile(&raw mut thread.broken, if fd < 0 { OVER } else { 0 }) };
+    next_turn(process);
+}
+
+fn close(fd: i32) {
+    if fd >= 0 {
+        // SAFETY: a channel's, or what came with a message.
+        unsafe { sys::call(nr::CLOSE, [fd as u64, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Those that wait look again.
+fn next_turn(process: &Process) {
+    // SAFETY: the word is valid, aligned, and only changed atomically.
+    let turn = unsafe { core::sync::atomic::AtomicU32::from_ptr((&raw const process.turn).cast_mut()) };
+    turn.fetch_add(1, core::sync::atomic::Ordering::SeqCst);
+    sys::wake_all(&process.turn);
 }
 
 /// A child in this memory finds in its slot what it begins with.
@@ -201,7 +286,7 @@ fn prepare(thread: &Thread, context: &Context, wish: &Wish, new: &Child) {
         if !is_thread {
             let own = (base + PROCESS_AT) as *mut Process;
             *own = *process;
-            ((*own).tgid, (*own).control) = (new.tid, new.socket);
+            ((*own).tgid, (*own).control, (*own).lock) = (new.tid, new.socket, 0);
             child.process = own as u64;
         }
         let frame = (base + FRAME_AT) as *mut Context;
@@ -221,10 +306,9 @@ fn prepare(thread: &Thread, context: &Context, wish: &Wish, new: &Child) {
     }
 }
 
-fn set_channel(child: &mut Thread, channel: &Control) {
-    (child.send, child.receive) = (Direction::new(channel.send), Direction::new(channel.receive));
-    (child.in_from, child.in_to, child.plain_from, child.plain_to, child.out) = (0, 0, 0, 0, 0);
-    (child.seq, child.broken, child.freeze) = (0, 0, 0);
+fn set_channel(child: &mut Thread, given: &Control) {
+    channel::open(child, given.send, given.receive);
+    (child.seq, child.noted, child.earlies, child.broken, child.freeze) = (0, 0, 0, 0, 0);
 }
 
 fn make_here(thread: &mut Thread, context: &mut Context, wish: &Wish, child: &Child) -> Outcome {
@@ -314,20 +398,33 @@ extern "C" fn born(slot: u64) -> ! {
     }
 }
 
-fn lock(process: &mut Process) {
-    while swap(&mut process.lock, 1) != 0 {
-        sys::wait(&process.lock, 1);
+/// What the lock is while this thread holds it.
+fn holder(thread: &Thread) -> u32 {
+    thread.slot + 1
+}
+
+fn lock(thread: &Thread) {
+    let process = process_of(thread);
+    while !try_lock(thread) {
+        let turn = sys::look(&process.turn);
+        if sys::look(&process.lock) != 0 {
+            sys::wait(&process.turn, turn);
+        }
     }
 }
 
-fn unlock(process: &mut Process) {
-    swap(&mut process.lock, 0);
-    sys::wake(&process.lock);
+fn try_lock(thread: &Thread) -> bool {
+    use core::sync::atomic::Ordering::SeqCst;
+    // SAFETY: the word is valid, aligned, and only changed atomically.
+    let word = unsafe { core::sync::atomic::AtomicU32::from_ptr(&raw mut process_of(thread).lock) };
+    word.compare_exchange(0, holder(thread), SeqCst, SeqCst).is_ok()
 }
 
-fn swap(word: &mut u32, value: u32) -> u32 {
+fn unlock(process: &mut Process) {
     // SAFETY: the word is valid, aligned, and only changed atomically.
-    unsafe { core::sync::atomic::AtomicU32::from_ptr(word) }.swap(value, core::sync::atomic::Ordering::SeqCst)
+    let word = unsafe { core::sync::atomic::AtomicU32::from_ptr(&raw mut process.lock) };
+    word.store(0, core::sync::atomic::Ordering::SeqCst);
+    next_turn(process);
 }
 
 /// A slot that no living thread has.

@@ -1,10 +1,10 @@
 //! The shim's heart: what happens when the program makes a system call that the filter catches.
 
 use tesela_shim::layout::{
-    ASKING, CONTROL_GONE, CONTROL_PARKED, Control, ENDING, IN_CALL, LOST, MAKING, PARKED, Process, RUNNING, SLOT, Thread,
+    ASKING, CONTROL_ASKS, CONTROL_GONE, CONTROL_PARKED, Control, ENDING, IN_CALL, LOST, MAKING, PARKED, Process, RUNNING, SLOT, Thread,
 };
 use tesela_shim::table::{self, Arg, Class};
-use tesela_shim::wire::{KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_GO_HOME};
+use tesela_shim::wire::{KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_NOTE};
 
 use crate::channel::{self, CarryError};
 use crate::frame::Context;
@@ -130,17 +130,23 @@ pub fn exchange(thread: &mut Thread, context: &Context, message: &mut Message) -
         set_state(thread, RUNNING);
         return Outcome::Again;
     }
-    let done = message.send(thread).and_then(|()| message.receive(thread));
+    message.number(thread);
+    let done = loop {
+        match message.send(thread).and_then(|()| message.receive(thread)) {
+            Err(CarryError::Broken) => anew(thread).unwrap_or_else(|Over| wait_for_end(thread)),
+            done => break done,
+        }
+    };
     set_state(thread, if message.request.kind == KIND_CLONE { MAKING } else { RUNNING });
     process_of(thread).forwarded += 1;
+    thread.noted = 0;
     match done {
         Ok(value @ -516..=-512) => signals::interrupted(thread, context, value),
         Ok(sys::EINTR) if table::SAYS_EINTR.contains(&message.request.nr) && signals::waiting(context) == 0 => {
             Outcome::Again
         }
         Ok(value) => Outcome::Returns(value),
-        Err(CarryError::Fault) => Outcome::Returns(sys::EFAULT),
-        Err(CarryError::Broken) => lost(thread),
+        Err(_) => Outcome::Returns(sys::EFAULT),
     }
 }
 
@@ -151,10 +157,22 @@ pub fn set_state(thread: &mut Thread, state: u32) {
     core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
 }
 
-/// Without its channel the thread stands still; the agent ends the body or makes it good.
-fn lost(thread: &mut Thread) -> ! {
+/// The deputy has ended, and the thread's own end is due.
+#[derive(Debug)]
+pub struct Over;
+
+/// Waits for another channel in place of one that is broken. What was not answered has to be said again, after the
+/// notes that were said last, for nobody knows whether they have arrived.
+fn anew(thread: &mut Thread) -> Result<(), Over> {
+    let before = thread.state;
     set_state(thread, LOST);
-    wait_for_end(thread)
+    loop {
+        children::await_channel(thread)?;
+        if signals::note_again(thread).is_ok() {
+            set_state(thread, before);
+            return Ok(());
+        }
+    }
 }
 
 fn wait_for_end(thread: &Thread) -> ! {
@@ -163,15 +181,12 @@ fn wait_for_end(thread: &Thread) -> ! {
     }
 }
 
-/// Asks to be taken home, where the call at which the program stands can be made.
+/// Asks to be taken home, where the call at which the program stands can be made. It is, or is told to go on.
 fn go_home(thread: &mut Thread) {
-    let mut message = Message::new(0, [0; 6], KIND_GO_HOME);
     set_state(thread, ASKING);
-    match message.send(thread) {
-        // The deputy does not answer: we are taken home, or told to go on.
-        Ok(()) => thread.freeze = 1,
-        Err(_) => lost(thread),
-    }
+    thread.freeze = 1;
+    let asks = Control { kind: CONTROL_ASKS, tid: thread.tid, ..Control::default() };
+    children::send_control(process_of(thread), &asks);
 }
 
 /// Before the program goes on: the agent may want the thread to wait here.
@@ -191,9 +206,9 @@ fn finish(thread: &mut Thread) {
 fn exit(thread: &mut Thread, call: u64, args: [u64; 6]) -> Outcome {
     let mut message = Message::new(call, args, KIND_EXIT);
     set_state(thread, ENDING);
-    if message.send(thread).is_err() {
-        lost(thread);
-    }
+    message.number(thread);
+    // Until it is answered, or the deputy has ended; the end of all of them is answered by none but the agent.
+    while message.send(thread).and_then(|()| message.receive(thread)).is_err() && anew(thread).is_ok() {}
     if call == nr::EXIT {
         let gone = Control { kind: CONTROL_GONE, tid: thread.tid, ..Control::default() };
         children::send_control(process_of(thread), &gone);
@@ -244,12 +259,20 @@ fn map_file(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Outco
 
 /// A change that home has to know, and that is not waited for.
 pub fn note(thread: &mut Thread, call: u64, args: [u64; 6], spec: &[Arg]) {
-    let mut message = Message::new(call, args, tesela_shim::wire::KIND_NOTE);
-    let sent = message.describe(spec).is_ok() && message.send(thread).is_ok();
-    if !sent && thread.broken != 0 {
-        lost(thread);
+    // Over another channel it is said again with the others.
+    let told = put_note(thread, call, args, spec).and_then(|()| Ok(channel::flush(thread)?));
+    if let Err(CarryError::Broken) = told
+        && let Err(Over) = anew(thread)
+    {
+        wait_for_end(thread);
     }
-    if !sent {
-        channel::forget(thread);
+}
+
+/// The same, to be sent with what follows.
+pub fn put_note(thread: &mut Thread, call: u64, args: [u64; 6], spec: &[Arg]) -> Result<(), CarryError> {
+    let mut message = Message::new(call, args, KIND_NOTE);
+    match message.describe(spec) {
+        Ok(()) => message.put(thread),
+        Err(_) => Err(CarryError::Fault),
     }
 }

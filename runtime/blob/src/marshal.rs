@@ -305,25 +305,38 @@ impl Message {
         Ok(())
     }
 
-    /// Sends it. After [`CarryError::Fault`] nothing has been sent.
-    pub fn send(&mut self, thread: &mut Thread) -> Result<(), CarryError> {
+    /// It is the thread's next call, however often it is sent.
+    pub fn number(&mut self, thread: &mut Thread) {
         thread.seq += 1;
         self.request.seq = thread.seq;
+    }
+
+    /// Sends it. After [`CarryError::Fault`] nothing has been sent.
+    pub fn send(&mut self, thread: &mut Thread) -> Result<(), CarryError> {
+        self.put(thread)?;
+        Ok(channel::flush(thread)?)
+    }
+
+    /// The same, but for what fits the record that is sent next. After a fault nothing of that is left.
+    pub fn put(&mut self, thread: &mut Thread) -> Result<(), CarryError> {
         self.request.mask = thread.mask;
-        let sent = self.send_parts(thread);
+        self.started = false;
+        let sent = self.put_parts(thread);
         match sent {
-            // What does not fit one record has begun to leave: the deputy would wait for the rest for ever.
-            Err(CarryError::Fault) if self.started => Err(CarryError::Broken),
+            // What does not fit one record has begun to leave, and cannot be taken back on this channel.
+            Err(CarryError::Fault) if self.started => {
+                thread.broken = 1;
+                Err(CarryError::Broken)
+            }
             Err(CarryError::Fault) => {
                 channel::forget(thread);
-                thread.seq -= 1;
                 Err(CarryError::Fault)
             }
             other => other,
         }
     }
 
-    fn send_parts(&mut self, thread: &mut Thread) -> Result<(), CarryError> {
+    fn put_parts(&mut self, thread: &mut Thread) -> Result<(), CarryError> {
         let segments = self.request.segments as usize;
         // Faults are found before anything leaves.
         if self.request.memory > 24 * 1024 {
@@ -350,7 +363,7 @@ impl Message {
                 }
             }
         }
-        Ok(channel::flush(thread)?)
+        Ok(())
     }
 
     /// Reads an octet of each page that is going to be carried.

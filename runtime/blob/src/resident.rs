@@ -2,8 +2,8 @@
 
 use tesela_shim::layout::{self, Thread};
 use tesela_shim::wire::{
-    KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_GO_HOME, KIND_NOTE, NO_CALL, MAX_MEMORY, MAX_REBASES, MAX_SEGMENTS, Rebase, Reply,
-    Request, SEGMENT_IN, Segment,
+    KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_NOTE, MAX_MEMORY, MAX_REBASES, MAX_SEGMENTS, NO_CALL, Rebase, Reply, Request,
+    SEGMENT_IN, Segment,
 };
 
 use crate::channel::{self, Broken};
@@ -12,13 +12,16 @@ use crate::sys::{self, nr};
 const PAGE: u64 = 4096;
 /// The least that is mapped for a bounce area.
 const LEAST: u64 = 64 * 1024;
+/// Words of memory that a note may have.
+const OF_NOTE: usize = 16;
 
-/// Serves the thread's calls until it goes home, ends, or its channel breaks; then it waits for the agent.
-pub fn serve(thread: &mut Thread) {
-    while serve_one(thread).is_ok() {}
+/// Serves the thread's calls until it goes home or ends. Where its channel breaks, it stops for the agent, which
+/// has another one before it lets it go on.
+pub fn serve(thread: &mut Thread) -> ! {
     loop {
-        // The agent decides what a broken link means.
-        sys::wait(&thread.futex, sys::look(&thread.futex));
+        if serve_one(thread).is_err() {
+            sys::breakpoint();
+        }
     }
 }
 
@@ -34,17 +37,32 @@ fn serve_one(thread: &mut Thread) -> Result<(), Broken> {
     for rebase in rebases.iter_mut() {
         *rebase = channel::get(thread)?;
     }
+    // It has been made; its answer has not arrived.
+    let made = request.kind != KIND_NOTE && request.seq == thread.seq;
+    let mut of_note = [0_u64; OF_NOTE];
     let fits = |offset: u32, length: u64| u64::from(offset) + length <= request.memory;
     let hold = request.memory <= MAX_MEMORY
         && segments.iter().all(|segment| fits(segment.offset, segment.length.into()))
         && rebases.iter().all(|rebase| fits(rebase.offset, u64::from(rebase.count) * 8));
-    if !hold || !have_room(thread, request.memory) {
+    let has_room = match request.kind {
+        KIND_NOTE => request.memory <= size_of_val(&of_note) as u64,
+        _ => made || have_room(thread, request.memory),
+    };
+    if !hold || !has_room {
         return Err(Broken);
     }
-    let bounce = thread.bounce;
+    // What the last call gave stays where it is until the next one.
+    let bounce = if request.kind == KIND_NOTE { of_note.as_mut_ptr() as u64 } else { thread.bounce };
     for segment in segments.iter().filter(|segment| segment.flags & SEGMENT_IN != 0) {
+        if made {
+            channel::pass_over(thread, segment.length.into())?;
+            continue;
+        }
         channel::get_memory(thread, bounce + u64::from(segment.offset), segment.length.into())
             .map_err(|_| Broken)?;
+    }
+    if made {
+        return answer(thread, &request, segments);
     }
     for rebase in rebases.iter() {
         for word in 0..u64::from(rebase.count) {
@@ -63,38 +81,53 @@ fn serve_one(thread: &mut Thread) -> Result<(), Broken> {
         }
     }
     take_mask(thread, request.mask);
-    thread.seq = request.seq;
+    if request.kind == KIND_NOTE {
+        if request.nr != NO_CALL {
+            // SAFETY: the program's own call, as below.
+            unsafe { sys::call(request.nr, request.args) };
+        }
+        return Ok(());
+    }
+    if request.kind == KIND_EXIT {
+        return end(thread, &request);
+    }
     thread.busy = 1;
-    let value = match request.kind {
-        KIND_CALL | KIND_EXIT => {
+    thread.seq = request.seq;
+    thread.value = match request.kind {
+        KIND_CALL => {
             // SAFETY: it is the program's own call, and what it may do is for the kernel to judge. Its
             // pointers lead into the bounce area.
             unsafe { sys::guarded(request.nr, request.args.as_ptr(), &raw const thread.cancel, request.seq) }
         }
         KIND_CLONE => clone(thread, &request),
-        KIND_GO_HOME => {
-            // The agent takes it home; where it cannot, the shim asks again.
-            sys::breakpoint();
-            thread.busy = 0;
-            return Ok(());
-        }
-        KIND_NOTE => {
-            if request.nr != NO_CALL {
-                // SAFETY: as above.
-                unsafe { sys::call(request.nr, request.args) };
-            }
-            thread.busy = 0;
-            return Ok(());
-        }
         _ => return Err(Broken),
     };
     thread.busy = 0;
+    answer(thread, &request, segments)
+}
+
+/// Says what the last call gave.
+fn answer(thread: &mut Thread, request: &Request, segments: &[Segment]) -> Result<(), Broken> {
+    let (value, bounce) = (thread.value, thread.bounce);
     channel::put(thread, &Reply { seq: request.seq, value, reserved: 0 })?;
-    for segment in segments.iter() {
+    for segment in segments {
         channel::put_memory(thread, bounce + u64::from(segment.offset), segment.comes_back(value).into())
             .map_err(|_| Broken)?;
     }
     channel::flush(thread)
+}
+
+/// exit(2), which the shim hears of before, or exit_group(2).
+fn end(thread: &mut Thread, request: &Request) -> Result<(), Broken> {
+    if request.nr == nr::EXIT {
+        channel::put(thread, &Reply { seq: request.seq, value: 0, reserved: 0 })?;
+        channel::flush(thread)?;
+        // SAFETY: the descriptor is this thread's own.
+        unsafe { sys::call(nr::CLOSE, [thread.fd as u64, 0, 0, 0, 0, 0]) };
+    }
+    // SAFETY: it ends this thread, or all.
+    unsafe { sys::call(request.nr, request.args) };
+    Err(Broken)
 }
 
 /// The program's mask is the deputy's, so that what it blocks waits here, for others to see and for the calls
@@ -146,7 +179,7 @@ fn clone(thread: &mut Thread, request: &Request) -> i64 {
         let value = unsafe { sys::call(nr::CLONE, [flags, 0, 0, 0, 0, 0]) };
         if value == 0 {
             // SAFETY: its own copy of the slot; it never returns to the frames above.
-            serve(unsafe { &mut *(base as *mut Thread) });
+            serve(unsafe { &mut *(base as *mut Thread) })
         }
         return value;
     }

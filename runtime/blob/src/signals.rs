@@ -10,7 +10,8 @@ use tesela_shim::table::{Arg, Got, Len};
 use tesela_shim::wire::NO_CALL;
 
 use crate::frame::{self, Context};
-use crate::handler::{Outcome, forward, note, process_of, set_state, this_thread};
+use crate::channel::{self, CarryError};
+use crate::handler::{Outcome, forward, note, process_of, put_note, set_state, this_thread};
 use crate::sys::{self, nr};
 use crate::user::{self, Fault};
 
@@ -33,6 +34,9 @@ const SA_NOCLDWAIT: u64 = 2;
 
 const SS_DISABLE: u64 = 2;
 const SS_ONSTACK: u64 = 1;
+
+/// rt_sigaction(2), whose new disposition alone travels.
+const SIGACTION: [Arg; 2] = [Arg::Value, Arg::In(Len::Const(32))];
 
 const fn bit(signal: u64) -> u64 {
     1 << (signal - 1)
@@ -127,12 +131,27 @@ fn sigaction(thread: &mut Thread, args: [u64; 6]) -> Result<i64, Fault> {
             }
         }
         // Others see it at home: what is ignored there is ignored, and children of exec(2) inherit it.
-        note(thread, nr::RT_SIGACTION, [signal, new, 0, 8, 0, 0], &[Arg::Value, Arg::In(Len::Const(32))]);
+        thread.noted |= bit(signal);
+        note(thread, nr::RT_SIGACTION, [signal, new, 0, 8, 0, 0], &SIGACTION);
     }
     if old != 0 {
         user::write(old, before)?;
     }
     Ok(0)
+}
+
+/// Says again, over a new channel, what was said in notes since the last answer: of no more signals, for what other
+/// threads change meanwhile comes by their channels, and may be there already.
+pub fn note_again(thread: &mut Thread) -> Result<(), CarryError> {
+    let noted = thread.noted;
+    for signal in (1..=64).filter(|signal| noted & bit(*signal) != 0) {
+        let disposition = process_of(thread).dispositions[signal as usize];
+        let args = [signal, &raw const disposition as u64, 0, 8, 0, 0];
+        put_note(thread, nr::RT_SIGACTION, args, &SIGACTION)?;
+    }
+    // The mask.
+    put_note(thread, NO_CALL, [0; 6], &[])?;
+    Ok(channel::flush(thread)?)
 }
 
 fn sigprocmask(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Result<i64, Fault> {

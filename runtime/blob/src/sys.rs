@@ -96,6 +96,13 @@ pub fn wait(word: &u32, value: u32) {
     unsafe { call(nr::FUTEX, [address, 128, u64::from(value), 0, 0, 0]) };
 }
 
+/// Wakes all that wait.
+pub fn wake_all(word: &u32) {
+    let address = core::ptr::from_ref(word) as u64;
+    // SAFETY: FUTEX_WAKE | FUTEX_PRIVATE_FLAG.
+    unsafe { call(nr::FUTEX, [address, 129, i32::MAX as u64, 0, 0, 0]) };
+}
+
 /// Wakes one that waits.
 pub fn wake(word: &u32) {
     let address = core::ptr::from_ref(word) as u64;

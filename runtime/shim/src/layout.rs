@@ -58,7 +58,7 @@ pub const MAKING: u32 = 5;
 pub const ENDING: u32 = 6;
 /// The thread asks to be taken home; it is [`PARKED`] next.
 pub const ASKING: u32 = 7;
-/// The thread waits in the shim for ever: its channel is broken.
+/// The thread waits in the shim for another channel, for its own is broken, and then goes on with what it was at.
 pub const LOST: u32 = 8;
 
 /// Octets of what the body says to the agent on its control socket, and of what it hears.
@@ -69,7 +69,7 @@ pub const CONTROL_MAPPED: u32 = 1;
 pub const CONTROL_READY: u32 = 2;
 /// Said: let all pages come. Heard: they are there.
 pub const CONTROL_PAGES: u32 = 3;
-/// Heard: the channel of the child `tid`, whose descriptor comes with it.
+/// Heard: the channel of the child `tid`, whose descriptor comes with it; without one, the child does not begin.
 pub const CONTROL_CHILD: u32 = 4;
 /// Said: building failed.
 pub const CONTROL_FAILED: u32 = 5;
@@ -83,6 +83,12 @@ pub const CONTROL_GONE: u32 = 8;
 /// id in the agent's own namespace.
 pub const CONTROL_BORN: u32 = 9;
 
+/// Said: the channel of the thread `tid` is broken. Heard: another one, whose descriptor comes with it; without
+/// one, the deputy has ended.
+pub const CONTROL_CHANNEL: u32 = 10;
+/// Said: the process has to go home, to do something there.
+pub const CONTROL_ASKS: u32 = 11;
+
 /// A message of the control socket.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
@@ -95,11 +101,23 @@ pub struct Control {
     pub send: [u8; 32],
     /// The key with which it receives.
     pub receive: [u8; 32],
-    /// Zero.
-    pub reserved: u64,
+    /// The slot of the thread whose channel it is ([`CONTROL_CHANNEL`]).
+    pub slot: u64,
 }
 
 const _: () = assert!(size_of::<Control>() == CONTROL);
+
+/// A message of the agent's that is kept until it is asked for.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Early {
+    /// The message.
+    pub control: Control,
+    /// The descriptor that came with it.
+    pub fd: i32,
+    /// Zero.
+    pub reserved: u32,
+}
 
 /// A thread's part, at the beginning of its slot.
 #[derive(Clone, Copy)]
@@ -117,10 +135,12 @@ pub struct Thread {
     pub state: u32,
     /// Not 0: park where the program would go on. Written by the agent.
     pub freeze: u32,
-    /// Woken where `freeze` or a deputy's `fd` changed.
+    /// Never changes: who waits for it waits for its end.
     pub futex: u32,
     /// The last call that was sent (shim) or received (deputy).
     pub seq: u64,
+    /// Deputy: what that returned, for a shim that has not heard of it.
+    pub value: i64,
     /// Deputy: the call with this number is not to be begun.
     pub cancel: u64,
     /// Deputy: not 0 while a call is carried out.
@@ -141,7 +161,7 @@ pub struct Thread {
     pub plain_to: u32,
     /// Octets of content in the OUT record.
     pub out: u32,
-    /// Not 0: the channel is of no more use.
+    /// Not 0: the channel is of no more use; [`OVER`]: and there will be no other.
     pub broken: u32,
     /// The bounce area (deputy).
     pub bounce: u64,
@@ -150,6 +170,8 @@ pub struct Thread {
     /// The program's signal mask, in which SIGSYS may be (no mask of the body's kernel has it). In the deputy:
     /// the one that the kernel has.
     pub mask: u64,
+    /// Signals whose dispositions the thread has changed, and told home of in notes that may not have arrived.
+    pub noted: u64,
     /// Blocked signals that the call on its way home takes all the same (sigtimedwait).
     pub takes: u64,
     /// The program's alternate signal stack.
@@ -182,7 +204,14 @@ pub struct Thread {
     pub socket: i32,
     /// How many descriptors.
     pub adopt: u32,
+    /// What the agent has said of a child before home has (body), with the descriptors that came with it.
+    pub early: [Early; 2],
+    /// How many of these there are.
+    pub earlies: u32,
 }
+
+/// [`Thread::broken`]: the deputy has ended.
+pub const OVER: u32 = 2;
 
 /// A disposition as rt_sigaction(2) has it.
 #[derive(Clone, Copy, Default)]
@@ -224,7 +253,7 @@ pub struct Process {
     pub first_fd: u64,
     /// The socket to the agent of the remote node (body).
     pub control: i32,
-    /// Held by the thread that makes another one (body).
+    /// Held by the thread that makes another one, or that listens to the agent (body): its slot, and one more.
     pub lock: u32,
     /// Forwarded calls.
     pub forwarded: u64,
@@ -232,6 +261,10 @@ pub struct Process {
     pub tgid: i32,
     /// Not 0: all pages of the body are there.
     pub whole: i32,
+    /// Changes where the lock has come free, or a thread has got its channel (body).
+    pub turn: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<Thread>() as u64 <= PROCESS_AT);

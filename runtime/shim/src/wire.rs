@@ -8,6 +8,9 @@
 //! Request · segments × Segment · rebases × Rebase · content of each IN segment     shim → deputy
 //! Reply · what there is of each OUT segment ([`Segment::got`])                     deputy → shim
 //! ```
+//! A thread's calls are numbered, and it makes one at a time. The deputy keeps what the last one gave, so over
+//! another connection the shim says its request again: one that the deputy has made is only answered again.
+//!
 //! Both sides compute the lengths of the answer's content in the same way from the segments and the
 //! returned value. Integers are little-endian, for both ends are x86-64.
 
@@ -22,12 +25,11 @@ pub const MAX_MEMORY: u64 = 1 << 30;
 pub const KIND_CALL: u32 = 0;
 /// fork, vfork or clone: the deputy's child waits for its channel.
 pub const KIND_CLONE: u32 = 1;
-/// The process has to go home; there is no answer.
-pub const KIND_GO_HOME: u32 = 2;
-/// exit or exit_group: the deputy does not come back, and there is no answer.
-pub const KIND_EXIT: u32 = 3;
-/// The mask has changed, or the deputy makes the call (unless it is [`NO_CALL`]) and there is no answer.
-pub const KIND_NOTE: u32 = 4;
+/// exit, which is answered before it is done, or exit_group, which is not answered.
+pub const KIND_EXIT: u32 = 2;
+/// The mask has changed, or the deputy makes the call (unless it is [`NO_CALL`]) and there is no answer. It has no
+/// number: said twice it is what it was.
+pub const KIND_NOTE: u32 = 3;
 /// The number of a note's call that is none.
 pub const NO_CALL: u64 = u64::MAX;
 
@@ -45,7 +47,7 @@ pub const GOT_ALL: u16 = 0;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Request {
-    /// Counts a thread's calls.
+    /// Counts a thread's calls, from 1; 0 in a note.
     pub seq: u64,
     /// The call's number.
     pub nr: u64,

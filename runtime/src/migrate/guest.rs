@@ -8,6 +8,7 @@ mod build;
 mod door;
 mod freeze;
 mod init;
+mod lines;
 mod signals;
 
 use std::collections::HashMap;
@@ -15,28 +16,34 @@ use std::io::{self, IoSlice};
 use std::net::TcpStream;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use nix::unistd::Pid;
 use tesela_shim::layout::{
-    CONTROL, CONTROL_BORN, CONTROL_CHILD, CONTROL_CHILD_SOCKET, CONTROL_FAILED, CONTROL_GONE, CONTROL_MAPPED,
+    CONTROL, CONTROL_ASKS, CONTROL_BORN, CONTROL_CHANNEL, CONTROL_FAILED, CONTROL_GONE, CONTROL_MAPPED,
     CONTROL_PAGES, CONTROL_PARKED, CONTROL_READY, Control,
 };
 
+use super::bell::{Bell, Inbox, bell};
 use super::freeze::{octets, octets_mut};
-use super::image::{Channel, Image, ToHome, ToRemote};
-use super::link::{self, Keys, LinkError, Receiver, Sender};
+use super::image::{Image, ToHome, ToRemote, Token};
+use super::lasting::{Event, Lasting, PING};
+use super::link::{Keys, LinkError, Receiver, Sender};
 use super::look;
 use super::pages::Pager;
 use super::shared::Object;
 use door::Door;
 use init::Init;
+use lines::{Line, Wanted};
 
-/// The remote side ends a body whose home it has not heard of for so long.
-pub const REMOTE_PATIENCE: Duration = Duration::from_secs(50);
+/// The remote side ends a body whose home may not have heard of it for so long: 50 s. By what it counts the time,
+/// home's own ([`super::HOME_PATIENCE`]) begins later.
+pub fn patience() -> Duration {
+    super::patience() * 5 / 6
+}
 
 /// Why a guest could not stay.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +55,7 @@ pub enum GuestError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// Its home is silent.
-    #[error("nothing has been heard of its home for {} s", REMOTE_PATIENCE.as_secs())]
+    #[error("its home has not been reached for {} s", patience().as_secs())]
     Silent,
 }
 
@@ -69,8 +76,12 @@ struct Body {
     control: Option<OwnedFd>,
     /// Its threads, by id, with their slots.
     threads: HashMap<i32, u32>,
+    /// Their channels.
+    lines: HashMap<i32, Line>,
     /// Where its pages come from, until all have come.
     pager: Option<Arc<Pager>>,
+    /// The number of the connection by which they do.
+    page_link: u32,
     /// As long as this is open, it is heard of what the body does with its mappings.
     listens: Option<OwnedFd>,
     /// It waits for all its pages, to make a child.
@@ -84,24 +95,63 @@ struct Body {
     over: bool,
 }
 
+impl Body {
+    /// One without threads yet.
+    fn new(pid: Option<Pid>, control: OwnedFd, image: Arc<Image>) -> Self {
+        Self {
+            pid,
+            early: Vec::new(),
+            control: Some(control),
+            threads: HashMap::new(),
+            lines: HashMap::new(),
+            pager: None,
+            page_link: 0,
+            listens: None,
+            wants_pages: false,
+            wanted_home: false,
+            frozen: None,
+            image,
+            over: false,
+        }
+    }
+}
+
+/// What the threads tell that wait for something.
+#[derive(Debug)]
+enum News {
+    /// The link.
+    Link(Event<ToRemote>),
+    /// No more of a body's memory comes by this connection: it is all there, or not.
+    Pages { tgid: i32, connection: u32, all: bool },
+}
+
+impl From<Event<ToRemote>> for News {
+    fn from(event: Event<ToRemote>) -> Self {
+        Self::Link(event)
+    }
+}
+
 /// The remote side.
 #[derive(Debug)]
 pub struct Guest {
     init: Init,
     door: Door,
-    sender: Sender,
-    receiver: Receiver,
-    heard: Instant,
+    link: Lasting<ToRemote>,
+    /// By which another connection of the link is recognised.
+    token: Token,
+    inbox: Inbox<News>,
+    bell: Bell<News>,
     bodies: HashMap<i32, Body>,
-    /// Read end: a pager has finished. The octets are the body's id.
-    finished: OwnedFd,
-    finish: Arc<OwnedFd>,
     /// What stands here for what the processes share.
     objects: Arc<Vec<Object>>,
+    /// Connections that home makes.
+    wanted: HashMap<Token, Wanted>,
     /// Connections by which the memory of bodies that are being built comes.
     page_links: HashMap<i32, (Sender, Receiver)>,
     /// The user whose processes this node has agreed to; `None`: any.
     agreed: Option<u32>,
+    /// Something of it has run here: without a connection it is waited for its home.
+    begun: bool,
 }
 
 impl Guest {
@@ -114,73 +164,89 @@ impl Guest {
     pub fn serve(stream: TcpStream, keys: Keys, agreed: Option<u32>) -> Result<(), GuestError> {
         let init = Init::start()?;
         let door = Door::open(stream.local_addr()?.ip())?;
-        let (sender, receiver) = link::split(stream, keys)?;
-        let (finished, finish) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let (bell, inbox) = bell()?;
+        let link = Lasting::new(stream, keys, bell.clone())?;
+        let mut token = Token::default();
+        getrandom::fill(&mut token).map_err(io::Error::other)?;
         let mut guest = Self {
             init,
             door,
-            sender,
-            receiver,
-            heard: Instant::now(),
+            link,
+            token,
+            inbox,
+            bell,
             bodies: HashMap::new(),
-            finished,
-            finish: Arc::new(finish),
             objects: Arc::default(),
+            wanted: HashMap::new(),
             page_links: HashMap::new(),
             agreed,
+            begun: false,
         };
         let maps = look::maps(Pid::this())?;
         let (vdso, _) = look::vdso(Pid::this(), &maps)?;
         let port = guest.door.port()?;
-        guest.sender.send(&ToHome::Listening { port, vdso })?;
-        guest.run()
+        guest.link.send(&ToHome::Listening { port, token, vdso })?;
+        let ran = guest.run();
+        if let Err(error) = &ran {
+            if guest.begun {
+                tracing::error!(%error, "the guest is lost with its home, and ends");
+            }
+            guest.link.send(&ToHome::Ends(error.to_string()))?;
+        }
+        ran
     }
 
     fn run(&mut self) -> Result<(), GuestError> {
         loop {
-            let (left, ready) = {
+            let (ended, knocks, bodies) = {
                 let mut fds = vec![
-                    PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN),
                     PollFd::new(self.init.socket(), PollFlags::POLLIN),
-                    PollFd::new(self.finished.as_fd(), PollFlags::POLLIN),
                     PollFd::new(self.door.as_fd(), PollFlags::POLLIN),
                 ];
                 let open = self.bodies.iter().filter_map(|(id, body)| Some((*id, body.control.as_ref()?)));
                 let (ids, controls): (Vec<i32>, Vec<&OwnedFd>) = open.unzip();
                 fds.extend(controls.iter().map(|control| PollFd::new(control.as_fd(), PollFlags::POLLIN)));
-                let left = REMOTE_PATIENCE.saturating_sub(self.heard.elapsed());
-                let wait = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-                match poll(&mut fds, wait) {
+                match poll(&mut fds, PollTimeout::try_from(PING).unwrap_or(PollTimeout::MAX)) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(error) => return Err(error.into()),
                 }
                 let any: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-                let bodies = ids.into_iter().zip(any[4..].to_vec()).filter_map(|(id, any)| any.then_some(id));
-                (left, (any[0], any[1], any[2], any[3], bodies.collect::<Vec<_>>()))
+                let bodies = ids.into_iter().zip(any[3..].to_vec()).filter_map(|(id, any)| any.then_some(id));
+                (any[1], any[2], bodies.collect::<Vec<_>>())
             };
-            let (link, ended, finished, knocks, bodies) = ready;
             if knocks {
-                self.door.let_in()?;
+                self.arrivals()?;
             }
             if ended {
                 self.ended()?;
             }
             for tgid in bodies {
-                or_gone(self.hear_body(tgid))?;
+                let heard = self.hear_body(tgid);
+                self.or_lost(tgid, heard)?;
             }
-            if finished {
-                or_gone(self.pages_finished())?;
-            }
-            if link {
-                let message = match self.receiver.receive() {
-                    Err(LinkError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                        return Ok(());
+            while let Some(news) = self.inbox.next() {
+                match news {
+                    News::Link(Event::Says(ToRemote::Bye)) => return Ok(()),
+                    News::Link(Event::Says(message)) => or_gone(self.hear(message))?,
+                    News::Link(Event::Broken(_, error)) if !self.begun => return Err(error.into()),
+                    News::Link(Event::Broken(connection, error)) => {
+                        if self.link.lose(connection) {
+                            tracing::warn!(%error, "no connection to the home: its guests stand still until there is");
+                        }
                     }
-                    message => message?,
-                };
-                self.heard = Instant::now();
-                or_gone(self.hear(message))?;
-            } else if left.is_zero() {
+                    News::Link(Event::Ends(error)) => return Err(error.into()),
+                    News::Pages { tgid, all: true, .. } => or_gone(self.pages_finished(tgid))?,
+                    News::Pages { tgid, connection, all: false } => {
+                        let is_it = self.bodies.get(&tgid).is_some_and(|body| body.page_link == connection);
+                        if is_it && !self.link.is_lost() {
+                            self.pages_anew(tgid)?;
+                        }
+                    }
+                }
+            }
+            self.look_at_the_clock(patience())?;
+            if self.link.unreached() > patience() {
                 return Err(GuestError::Silent);
             }
         }
@@ -193,11 +259,17 @@ impl Guest {
             ToRemote::Unshare(channel) => self.unshare(&channel),
             ToRemote::Build(image, pages) => self.build(*image, &pages),
             ToRemote::Resume => {
+                self.begun = true;
                 self.bodies.keys().try_for_each(|tgid| self.answer(*tgid, CONTROL_READY, None))
             }
             ToRemote::Child { parent, tid, slot, process, channel } => {
-                self.child(parent, tid, slot, process, &channel)
+                let made = self.child(parent, tid, slot, process, &channel);
+                self.or_lost(if process { tid } else { parent }, made)
             }
+            ToRemote::Channel { tgid, tid, generation, channel } => {
+                self.channel(tgid, tid, generation, &channel)
+            }
+            ToRemote::Over { tid } => self.no_channel(tid),
             ToRemote::Signal { tgid, .. } | ToRemote::Freeze { tgid } | ToRemote::End { tgid }
                 if self.bodies.get(&tgid).is_some_and(|body| body.pid.is_none()) =>
             {
@@ -210,7 +282,8 @@ impl Guest {
             ToRemote::End { tgid } | ToRemote::Taken { tgid } => self.dismiss(tgid),
             ToRemote::Freeze { tgid } => self.freeze(tgid),
             ToRemote::Thaw { tgid } => self.thaw(tgid),
-            ToRemote::Ping => Ok(self.sender.send(&ToHome::Pong)?),
+            // It is heard where all are left.
+            ToRemote::Bye => Ok(()),
         }
     }
 
@@ -240,7 +313,7 @@ impl Guest {
                 early.into_iter().try_for_each(|message| or_gone(self.hear(message)))
             }
             CONTROL_MAPPED => self.mapped(tgid),
-            CONTROL_READY => Ok(self.sender.send(&ToHome::Built)?),
+            CONTROL_READY => Ok(self.link.send(&ToHome::Built)?),
             CONTROL_FAILED => self.failed(tgid),
             CONTROL_PAGES => {
                 if let Some(body) = self.bodies.get_mut(&tgid) {
@@ -254,6 +327,8 @@ impl Guest {
             }
             CONTROL_PARKED => self.parked(tgid, message.tid),
             CONTROL_GONE => self.gone(tgid, message.tid),
+            CONTROL_ASKS => Ok(self.link.send(&ToHome::Asks { tgid })?),
+            CONTROL_CHANNEL => self.asks_for_channel(tgid, message.tid),
             _ => Ok(()),
         }
     }
@@ -278,54 +353,6 @@ impl Guest {
         }
     }
 
-    /// A child that is being made: its channel, and where it is a process, its control socket.
-    fn child(
-        &mut self,
-        parent: i32,
-        tid: i32,
-        slot: u32,
-        process: bool,
-        channel: &Channel,
-    ) -> Result<(), GuestError> {
-        let stream = self.door.connection(channel.token)?;
-        let message = Control {
-            kind: CONTROL_CHILD,
-            tid,
-            send: channel.keys.send,
-            receive: channel.keys.receive,
-            reserved: 0,
-        };
-        self.say(parent, &message, Some(stream.as_fd()))?;
-        if !process {
-            if let Some(body) = self.bodies.get_mut(&parent) {
-                body.threads.insert(tid, slot);
-            }
-            return Ok(());
-        }
-        let Some(image) = self.bodies.get(&parent).map(|body| Arc::clone(&body.image)) else { return Ok(()) };
-        let (ours, theirs) = control_pair()?;
-        self.say(
-            parent,
-            &Control { kind: CONTROL_CHILD_SOCKET, tid, ..Control::default() },
-            Some(theirs.as_fd()),
-        )?;
-        let body = Body {
-            pid: None,
-            early: Vec::new(),
-            control: Some(ours),
-            threads: HashMap::from([(tid, slot)]),
-            pager: None,
-            listens: None,
-            wants_pages: false,
-            wanted_home: false,
-            frozen: None,
-            image,
-            over: false,
-        };
-        self.bodies.insert(tid, body);
-        Ok(())
-    }
-
     /// The body's id in this program's namespace.
     fn pid_of(&self, tgid: i32) -> Option<Pid> {
         self.bodies.get(&tgid)?.pid
@@ -335,11 +362,12 @@ impl Guest {
     fn ended(&mut self) -> Result<(), GuestError> {
         let (tgid, status) = self.init.ended()?;
         tracing::debug!(tgid, status, "a body has ended");
+        self.forget(tgid);
         let Some(body) = self.bodies.remove(&tgid) else { return Ok(()) };
         if body.over {
             return Ok(());
         }
-        Ok(self.sender.send(&ToHome::Ended { tgid, status })?)
+        Ok(self.link.send(&ToHome::Ended { tgid, status })?)
     }
 
     /// Ends a body; its end is no news to home.

@@ -4,15 +4,17 @@
 //! traces the deputies, so that what happens to them (signals, children, exec, their end) is seen. A call that
 //! is forwarded passes it by: the deputy has its own connection to the body.
 
+mod connector;
 mod events;
 mod homeward;
+mod memory;
 mod wires;
 
 pub use homeward::without;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -22,13 +24,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use tesela_shim::layout;
 
+use super::bell::{Inbox, bell};
 use super::freeze::{self, Agreed, FreezeError, Frozen, Group};
-use super::image::{Channel, Image, ToHome, ToRemote};
-use super::link::{self, Keys, LinkError, Receiver, Sender};
-use super::pages;
+use super::image::{Channel, Image, ToHome, ToRemote, Token};
+use super::lasting::{self, Connection, Event, Lasting, PING};
+use super::link::{self, Keys, LinkError};
 use super::shared::{self, Object};
 use super::sys;
 use super::tracee::{TraceError, Tracee};
+use connector::{Connector, Wanted};
 
 /// Why a process was not sent off, or is no longer away.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +53,14 @@ pub enum HomeError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The other node is silent.
-    #[error("nothing has been heard of the other node for {} s", HOME_PATIENCE.as_secs())]
+    #[error("nothing has been heard of the other node for {} s", patience().as_secs())]
     Silent,
+    /// The other side has ended, and all of the process that was there.
+    #[error("the other node has ended it: {0}")]
+    EndedThere(String),
+    /// What comes by a thread's channel is no call.
+    #[error("what its body says is no call of thread {0}'s")]
+    NoCall(i32),
 }
 
 impl From<nix::errno::Errno> for HomeError {
@@ -61,11 +71,6 @@ impl From<nix::errno::Errno> for HomeError {
 
 /// How long it waits for the other node to have put away what was the process.
 const PARTING: Duration = Duration::from_secs(5);
-/// Home gives a body up that it has not heard of for so long; the remote side has ended it by then
-/// ([`super::guest::REMOTE_PATIENCE`]), so there are never two.
-pub const HOME_PATIENCE: Duration = Duration::from_secs(60);
-/// How often each side says that it is there.
-pub const PING: Duration = Duration::from_secs(5);
 /// How long the other node may take to build a body.
 const BUILD_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -81,16 +86,48 @@ struct Deputy {
     delivering: bool,
     /// Away it runs in its maker's memory, which waits until it is another program or has ended (vfork).
     borrows: bool,
+    line: Line,
+}
+
+/// A thread's channel, as home has it.
+#[derive(Debug, Default)]
+struct Line {
+    /// How many there have been before.
+    generation: u32,
+    /// The connection that is in use, or is about to be; `None`: one is being made.
+    stream: Option<TcpStream>,
+    /// Its keys, where the deputy does not have it yet.
+    fresh: Option<Keys>,
+    /// The deputy stands still until it has it.
+    asks: bool,
+}
+
+/// What the threads tell that wait for something.
+#[derive(Debug)]
+enum News {
+    /// The link.
+    Link(Event<ToHome>),
+    /// It has another connection.
+    Linked(Box<Connection>),
+    /// A thread's channel has been connected.
+    Connected { tid: i32, generation: u32, stream: TcpStream, keys: Keys },
+}
+
+impl From<Event<ToHome>> for News {
+    fn from(event: Event<ToHome>) -> Self {
+        Self::Link(event)
+    }
 }
 
 impl Deputy {
-    fn new(tracee: Tracee, tgid: i32, slot: u32) -> Self {
-        Self { tracee, tgid, slot, stopped: false, delivering: false, borrows: false }
+    fn new(tracee: Tracee, tgid: i32, slot: u32, stream: Option<TcpStream>) -> Self {
+        let line = Line { stream, ..Line::default() };
+        Self { tracee, tgid, slot, stopped: false, delivering: false, borrows: false, line }
     }
 
     /// Lets it go on.
     fn go_on(&mut self) -> io::Result<()> {
-        (self.stopped, self.delivering) = (false, false);
+        (self.stopped, self.delivering, self.line.asks) = (false, false, false);
         sys::cont(self.tracee.tid, 0)
     }
 }
@@ -108,8 +145,10 @@ pub enum Left {
 #[derive(Debug)]
 pub struct Home {
     pid: Pid,
-    peer: IpAddr,
-    port: u16,
+    /// The port for the connections of this process.
+    there: SocketAddr,
+    /// By which one of the link is recognised.
+    token: Token,
     base: u64,
     first_fd: u64,
     entry: u64,
@@ -121,9 +160,11 @@ pub struct Home {
     early: HashMap<i32, Tracee>,
     /// What has been read of a process that is on its way home.
     homecoming: Option<homeward::Homecoming>,
-    sender: Sender,
-    receiver: Receiver,
-    heard: Instant,
+    link: Lasting<ToHome>,
+    inbox: Inbox<News>,
+    connector: Connector,
+    /// Where the processes' memory goes out.
+    memory: HashMap<i32, memory::Outgoing>,
     signals: SignalFd,
     /// Told to let them come home.
     recalled: bool,
@@ -168,20 +209,22 @@ impl Home {
         keys: Keys,
     ) -> Result<Self, HomeError> {
         let peer = stream.peer_addr()?.ip();
-        stream.set_read_timeout(Some(BUILD_PATIENCE))?;
-        let (sender, mut receiver) = link::split(stream, keys)?;
-        let ToHome::Listening { port, vdso } = receiver.receive()? else {
+        let mask = block_signals()?;
+        let (bell, inbox) = bell()?;
+        let link = Lasting::new(stream, keys, bell.clone())?;
+        let ToHome::Listening { port, token, vdso } = expect(&inbox, Instant::now() + BUILD_PATIENCE)? else {
             return Err(LinkError::NotAuthentic.into());
         };
-        let mask = block_signals()?;
+        let there = SocketAddr::new(peer, port);
+        let connector = Connector::start(there, bell)?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let Group { mut members, objects } = freeze::freeze(pid, agreed)?;
         // The blob is at the same place in all of them.
         let Some(first) = members.first() else { return Err(FreezeError::CantMove("ended").into()) };
         let mut home = Self {
             pid,
-            peer,
-            port,
+            there,
+            token,
             base: first.image.base,
             first_fd: first.image.first_fd,
             entry: first.entry,
@@ -190,9 +233,10 @@ impl Home {
             deputies: HashMap::new(),
             early: HashMap::new(),
             homecoming: None,
-            sender,
-            receiver,
-            heard: Instant::now(),
+            link,
+            inbox,
+            connector,
+            memory: HashMap::new(),
             signals,
             recalled: false,
             arriving: Vec::new(),
@@ -200,31 +244,29 @@ impl Home {
             on_their_way: VecDeque::new(),
         };
         let mut at_work = 0;
-        let begun = home
-            .share()
-            .and_then(|()| members.iter().try_for_each(|frozen| home.build(frozen, vdso)))
-            .and_then(|()| Ok(home.receiver_timeout(None)?))
-            .and_then(|()| home.begin(&mut members, &mut at_work));
+        let built =
+            home.share().and_then(|()| members.iter().map(|frozen| home.build(frozen, vdso)).collect());
+        let begun =
+            built.and_then(|streams: Vec<_>| home.begin(&mut members, &mut at_work).map(|()| streams));
         match begun {
-            Ok(()) => {
-                for Frozen { threads, image, .. } in members {
-                    for (tracee, thread) in threads.into_iter().zip(&image.threads) {
-                        home.deputies.insert(thread.tid, Deputy::new(tracee, image.tgid, thread.slot));
+            Ok(streams) => {
+                for (Frozen { threads, image, .. }, streams) in members.into_iter().zip(streams) {
+                    let threads = threads.into_iter().zip(&image.threads).zip(streams);
+                    for ((tracee, thread), stream) in threads {
+                        let deputy = Deputy::new(tracee, image.tgid, thread.slot, Some(stream));
+                        home.deputies.insert(thread.tid, deputy);
                     }
                 }
                 Ok(home)
             }
             Err(error) => {
+                home.say_bye();
                 for frozen in members {
                     at_work = abandon(frozen, at_work)?;
                 }
                 Err(error)
             }
         }
-    }
-
-    fn receiver_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.receiver.set_timeout(timeout)
     }
 
     /// Sends what the processes share.
@@ -234,13 +276,13 @@ impl Home {
         }
         let (channel, keys) = new_channel()?;
         let sizes = self.objects.iter().map(Object::size).collect();
-        self.sender.send(&ToRemote::Share(sizes, channel))?;
+        self.link.send(&ToRemote::Share(sizes, channel))?;
         let (mut sender, _receiver) = link::split(self.connect(&channel)?, keys)?;
         Ok(shared::send(&self.objects, &mut sender)?)
     }
 
-    /// Has a body built, and connects it.
-    fn build(&mut self, frozen: &Frozen, vdso: [u8; 32]) -> Result<(), HomeError> {
+    /// Has a body built, and connects it: by these, one for each thread.
+    fn build(&mut self, frozen: &Frozen, vdso: [u8; 32]) -> Result<Vec<TcpStream>, HomeError> {
         if frozen.image.vdso != vdso {
             return Err(HomeError::Refused("its kernel is another one (vdso)".into()));
         }
@@ -254,27 +296,23 @@ impl Home {
         }
         let (pages, page_keys) = new_channel()?;
         let content = image.content.clone();
-        self.sender.send(&ToRemote::Build(Box::new(image), pages))?;
+        self.link.send(&ToRemote::Build(Box::new(image), pages))?;
         for (channel, ours) in &wires {
             connections.push((self.connect(channel)?, *ours));
         }
-        let page_link = self.connect(&pages)?;
-        pages::hold_back(&page_link)?;
-        let (page_sender, page_receiver) = link::split(page_link, page_keys)?;
         let pid = Pid::from_raw(frozen.image.tgid);
-        std::thread::Builder::new().name("pages".into()).spawn(move || {
-            if let Err(error) = pages::serve(pid, &content, pages::Ground::Fresh, page_sender, page_receiver)
-            {
-                tracing::debug!(%pid, %error, "no more pages are asked for");
-            }
-        })?;
+        let memory = memory::Outgoing::begin(pid, &content, self.connect(&pages)?, page_keys)?;
+        self.memory.insert(frozen.image.tgid, memory);
+        let streams = connections.iter().map(|(stream, _)| stream.try_clone()).collect::<io::Result<_>>()?;
         self.hand_over(frozen, connections)?;
+        let until = Instant::now() + BUILD_PATIENCE;
         loop {
-            match self.receiver.receive()? {
-                ToHome::Built => return Ok(()),
+            match expect(&self.inbox, until)? {
+                ToHome::Built => return Ok(streams),
                 ToHome::Failed(reason) => return Err(HomeError::Refused(reason)),
                 // A small process is there whole before its threads are.
-                ToHome::Whole { .. } | ToHome::Pong => {}
+                ToHome::Whole { .. } => {}
+                ToHome::Ends(reason) => return Err(HomeError::EndedThere(reason)),
                 _ => return Err(LinkError::NotAuthentic.into()),
             }
         }
@@ -294,7 +332,9 @@ impl Home {
                 *at_work += 1;
             }
         }
-        Ok(self.sender.send(&ToRemote::Resume)?)
+        self.link.send(&ToRemote::Resume)?;
+        // Until here nothing of it has run there.
+        if self.link.is_lost() { Err(LinkError::Io(io::ErrorKind::BrokenPipe.into()).into()) } else { Ok(()) }
     }
 
     /// Keeps the deputies until all are at home again or have ended.
@@ -303,67 +343,108 @@ impl Home {
     /// [`HomeError`]; the deputies that are left have been ended.
     pub fn run(mut self) -> Result<Left, HomeError> {
         let ran = self.serve();
-        match ran {
+        match &ran {
             Ok(_) => self.part(),
-            Err(_) => self.end_all(),
+            Err(error) => {
+                self.say_bye();
+                self.end_all(error);
+            }
         }
         ran
     }
 
+    /// The other side has nothing more to keep.
+    fn say_bye(&self) {
+        if let Err(error) = self.link.send(&ToRemote::Bye) {
+            tracing::warn!(%error, "the other node does not hear that this is over");
+        }
+    }
+
     /// Nothing of it is away any more: whoever hears that it is at home finds nothing of it on the other node.
     fn part(&mut self) {
+        self.say_bye();
         let until = Instant::now() + PARTING;
-        let parted = self.sender.finish().and_then(|()| self.receiver_timeout(Some(PARTING)));
-        let mut parted = parted.map_err(LinkError::from);
-        while parted.is_ok() && Instant::now() < until {
-            parted = self.receiver.receive::<ToHome>().map(drop);
-        }
-        match parted {
-            Err(LinkError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            parted => {
-                tracing::debug!(pid = %self.pid, ?parted, "the other node does not say that nothing is left")
+        while !self.link.is_lost() {
+            match expect(&self.inbox, until) {
+                Ok(_) => {}
+                Err(HomeError::Link(LinkError::Io(error)))
+                    if error.kind() == io::ErrorKind::UnexpectedEof =>
+                {
+                    return;
+                }
+                Err(error) => {
+                    let pid = self.pid;
+                    tracing::debug!(%pid, %error, "the other node does not say that nothing is left");
+                    return;
+                }
             }
         }
     }
 
     fn serve(&mut self) -> Result<Left, HomeError> {
-        let mut next_ping = Instant::now() + PING;
         loop {
-            if self.deputies.is_empty() {
+            // The other side has to hear even that it is all over, if it can.
+            if self.deputies.is_empty() && (!self.link.is_lost() || self.link.unheard() > patience()) {
                 return Ok(if self.homecoming.is_some() { Left::AtHome } else { Left::Ended });
             }
-            let wait = next_ping.saturating_duration_since(Instant::now());
-            let wait = PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
             let mut ready = [
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN),
             ];
+            let wait = PollTimeout::try_from(PING).unwrap_or(PollTimeout::MAX);
             match poll(&mut ready, wait) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            let [children, link] = ready.map(|one| one.any().unwrap_or(false));
-            if children {
+            if ready[0].any().unwrap_or(false) {
                 self.take_signals()?;
                 self.look_at_children()?;
             }
-            if link {
-                let message = self.receiver.receive()?;
-                self.heard = Instant::now();
-                if let Some(left) = self.hear_remote(message)? {
-                    return Ok(left);
-                }
+            while let Some(news) = self.inbox.next() {
+                self.learn(news)?;
             }
             while let Some(arriving) = self.next_arriving() {
                 events::or_gone(self.come_home(arriving))?;
             }
-            if Instant::now() >= next_ping {
-                self.sender.send(&ToRemote::Ping)?;
-                next_ping = Instant::now() + PING;
+            if let Some(connection) = self.link.silent() {
+                let silent = format!("nothing has come by it for {} s", lasting::SILENCE.as_secs());
+                self.lose(connection, &io::Error::new(io::ErrorKind::TimedOut, silent).into());
             }
-            if self.heard.elapsed() > HOME_PATIENCE {
+            if self.link.unheard() > patience() && !self.deputies.is_empty() {
                 return Err(HomeError::Silent);
             }
+        }
+    }
+
+    fn learn(&mut self, news: News) -> Result<(), HomeError> {
+        match news {
+            News::Link(Event::Says(message)) => self.hear_remote(message),
+            News::Link(Event::Broken(connection, error)) => {
+                self.lose(connection, &error);
+                Ok(())
+            }
+            News::Link(Event::Ends(error)) => Err(error.into()),
+            News::Linked(connection) => {
+                self.link.take_up(*connection)?;
+                tracing::info!(pid = %self.pid, "the other node is there again");
+                // TCP may have to wait long before it tries again on those that are there.
+                let threads: Vec<i32> = self.deputies.keys().copied().collect();
+                threads.into_iter().try_for_each(|tid| self.connect_anew(tid))
+            }
+            News::Connected { tid, generation, stream, keys } => {
+                self.connected(tid, generation, stream, keys)
+            }
+        }
+    }
+
+    /// The link's connection is of no more use: another one is made.
+    fn lose(&mut self, connection: u64, error: &LinkError) {
+        if self.link.lose(connection) {
+            let pid = self.pid;
+            tracing::warn!(%pid, %error, "no connection to the other node: the process stands still until there is");
+            self.connector.forget();
+            let wanted = Wanted::Link { secret: self.link.secret(), heard: self.link.heard() };
+            self.connector.want(self.token, wanted);
         }
     }
 
@@ -381,7 +462,7 @@ impl Home {
     fn recall(&mut self) -> Result<(), HomeError> {
         if !std::mem::replace(&mut self.recalled, true) {
             for tgid in self.processes() {
-                self.sender.send(&ToRemote::Freeze { tgid })?;
+                self.link.send(&ToRemote::Freeze { tgid })?;
             }
         }
         Ok(())
@@ -393,19 +474,46 @@ impl Home {
     }
 
     fn connect(&self, channel: &Channel) -> io::Result<TcpStream> {
-        use std::io::Write as _;
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(self.peer, self.port), BUILD_PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.write_all(&channel.token)?;
-        Ok(stream)
+        connector::connect(self.there, channel.token)
     }
 
     /// The body is lost and cannot go on: so the process ends, by a signal that says so.
-    fn end_all(&mut self) {
+    fn end_all(&mut self, reason: &HomeError) {
         for deputy in self.deputies.values() {
             let pid = Pid::from_raw(deputy.tgid);
+            if deputy.tracee.tid == pid {
+                tracing::error!(%pid, %reason, "the process is lost with the node where it was, and ends");
+            }
             // ESRCH: it has ended already.
             let _ended = nix::sys::signal::kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Home gives a body up that it has not heard of for so long. The remote side has ended it by then
+/// ([`super::guest::patience`]), so there are never two.
+pub fn patience() -> Duration {
+    super::patience()
+}
+
+/// What the other side says next, which may take so long.
+fn expect(inbox: &Inbox<News>, until: Instant) -> Result<ToHome, HomeError> {
+    loop {
+        match inbox.next() {
+            Some(News::Link(Event::Says(message))) => return Ok(message),
+            Some(News::Link(Event::Broken(_, error) | Event::Ends(error))) => return Err(error.into()),
+            Some(News::Linked(_) | News::Connected { .. }) => {}
+            None => {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(LinkError::Io(io::ErrorKind::TimedOut.into()).into());
+                }
+                let wait = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+                match poll(&mut [PollFd::new(inbox.as_fd(), PollFlags::POLLIN)], wait) {
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
         }
     }
 }

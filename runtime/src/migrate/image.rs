@@ -162,8 +162,24 @@ pub enum ToRemote {
     },
     /// All processes stand still: send what they share by this connection.
     Unshare(Channel),
-    /// Is the other side there?
-    Ping,
+    /// The thread has another channel, unless it has got a later one already.
+    Channel {
+        /// Its process.
+        tgid: i32,
+        /// Which.
+        tid: i32,
+        /// How many it has had before.
+        generation: u32,
+        /// The channel.
+        channel: Channel,
+    },
+    /// The thread's deputy has ended: it gets no other channel.
+    Over {
+        /// Its id.
+        tid: i32,
+    },
+    /// Nothing of this link's is away any more, or is to be.
+    Bye,
 }
 
 /// What the remote node says.
@@ -173,6 +189,8 @@ pub enum ToHome {
     Listening {
         /// Its port.
         port: u16,
+        /// By which another connection of the link is recognised there.
+        token: Token,
         /// SHA-256 of the vDSO's code here.
         vdso: [u8; 32],
     },
@@ -215,8 +233,29 @@ pub enum ToHome {
         /// Why.
         reason: String,
     },
-    /// I am there.
-    Pong,
+    /// The process has to do something at home.
+    Asks {
+        /// Which.
+        tgid: i32,
+    },
+    /// The channel of a thread is broken.
+    Lost {
+        /// Whose.
+        tid: i32,
+        /// How many it has had before.
+        generation: u32,
+    },
+    /// The connection is broken by which a process's memory comes: this is to be another one.
+    Pages {
+        /// Whose.
+        tgid: i32,
+        /// So many records have come.
+        received: u64,
+        /// The connection.
+        channel: Channel,
+    },
+    /// This side ends, and all that is here, for this reason.
+    Ends(String),
 }
 
 impl std::fmt::Display for ToRemote {
@@ -237,7 +276,9 @@ impl std::fmt::Display for ToRemote {
             Self::Thaw { tgid } => write!(f, "thaw {tgid}"),
             Self::Share(sizes, _) => write!(f, "share {sizes:?}"),
             Self::Unshare(_) => f.write_str("unshare"),
-            Self::Ping => f.write_str("ping"),
+            Self::Channel { tid, generation, .. } => write!(f, "channel {generation} of {tid}"),
+            Self::Over { tid } => write!(f, "no deputy {tid}"),
+            Self::Bye => f.write_str("bye"),
         }
     }
 }
@@ -254,7 +295,10 @@ impl std::fmt::Display for ToHome {
             Self::Cancel { tgid, calls } => write!(f, "cancel {calls:?} of {tgid}"),
             Self::Frozen(image, _) => write!(f, "{} stands still", image.tgid),
             Self::NotFrozen { tgid, reason } => write!(f, "{tgid} does not stand still: {reason}"),
-            Self::Pong => f.write_str("pong"),
+            Self::Asks { tgid } => write!(f, "{tgid} has to go home"),
+            Self::Lost { tid, generation } => write!(f, "channel {generation} of {tid} is broken"),
+            Self::Pages { tgid, received, .. } => write!(f, "the memory of {tgid} from record {received} on"),
+            Self::Ends(reason) => write!(f, "it ends: {reason}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The link between the two agents of a process that is away: messages in sealed records.
+//! A connection between the two sides of a process that is away: messages in sealed records.
 //!
 //! A message is postcard (a length as 32 bits, then as many octets), cut into records of
 //! [`tesela_shim::seal`]. Each side has a key of its own for each connection.
@@ -113,12 +113,9 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends nothing more, which the other side then knows.
-    ///
-    /// # Errors
-    /// Those of the connection.
-    pub fn finish(&self) -> io::Result<()> {
-        self.stream.shutdown(std::net::Shutdown::Write)
+    /// Neither side says anything more.
+    pub fn hang_up(&self) {
+        super::lasting::hang_up(&self.stream);
     }
 
     /// Sends a message.
@@ -152,7 +149,16 @@ impl Receiver {
     /// # Errors
     /// Those of the connection; what comes is not authentic, or not known.
     pub fn receive<T: DeserializeOwned>(&mut self) -> Result<T, LinkError> {
+        self.receive_while(|| {})
+    }
+
+    /// The same; `comes` is told of each part.
+    ///
+    /// # Errors
+    /// As [`Receiver::receive`].
+    pub fn receive_while<T: DeserializeOwned>(&mut self, mut comes: impl FnMut()) -> Result<T, LinkError> {
         let first = self.record()?;
+        comes();
         let (length, rest) = first.split_first_chunk::<4>().ok_or(LinkError::NotAuthentic)?;
         let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
         if length > MAX_MESSAGE {
@@ -161,6 +167,7 @@ impl Receiver {
         let mut octets = rest.to_vec();
         while octets.len() < length {
             octets.extend_from_slice(self.record()?);
+            comes();
         }
         Ok(postcard::from_bytes(&octets)?)
     }

@@ -15,12 +15,14 @@
 //! └──────────────────┘                     └──────────────────────┘
 //! ```
 
+mod bell;
 pub mod blob;
 pub mod filter;
 pub mod freeze;
 pub mod guest;
 pub mod home;
 pub mod image;
+mod lasting;
 pub mod link;
 pub mod look;
 pub mod pages;
@@ -31,6 +33,7 @@ pub mod tracee;
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 use tesela_shim::seal::KEY;
@@ -49,6 +52,16 @@ pub enum SideError {
     /// On the remote node.
     #[error(transparent)]
     Guest(#[from] guest::GuestError),
+}
+
+/// How long home waits for a sign of a body before it gives it up, unless [`PATIENCE`] says otherwise.
+pub const HOME_PATIENCE: Duration = Duration::from_secs(60);
+/// Environment of both sides: another number of seconds, the same for both.
+pub const PATIENCE: &str = "TESELA_PATIENCE";
+
+fn patience() -> Duration {
+    let told = std::env::var(PATIENCE).ok().and_then(|seconds| seconds.parse().ok());
+    told.map_or(HOME_PATIENCE, Duration::from_secs)
 }
 
 /// The line that [`home_side`] writes to its standard output once the process runs on the other node.

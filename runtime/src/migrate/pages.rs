@@ -1,6 +1,6 @@
 //! A body's memory on its way: asked for page by page where the program faults, and sent ahead meanwhile.
 //!
-//! One record carries an address and a run of pages. The side that has the memory ([`serve`]) sends what is
+//! One record carries an address and a run of pages. The side that has the memory ([`Source`]) sends what is
 //! asked for first, and otherwise goes on behind what was asked for last, where the program will soon be;
 //! the other side ([`Pager`]) puts pages into place through a userfaultfd. Pages of zeros do not travel.
 //!
@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use super::sys::{self, Userfaultfd};
 
 /// Octets of memory in a record.
 const RUN: u64 = 7 * PAGE;
+/// Where a program's memory may be: the kernel refuses to look elsewhere.
+const LOWEST: u64 = 16 * PAGE;
+const HIGHEST: u64 = 0x7fff_ffff_f000;
 /// The address of a record that says that all has been sent.
 const DONE: u64 = u64::MAX;
 
@@ -36,37 +40,59 @@ pub enum Ground {
     Old,
 }
 
-/// Sends the memory of `pid` in these ranges, in which the process does not change anything meanwhile.
-/// Returns once the other side has closed the connection.
-///
-/// # Errors
-/// Those of the connection.
-pub fn serve(
+/// The side that has the memory.
+#[derive(Debug)]
+pub struct Source {
     pid: Pid,
-    content: &[(u64, u64)],
     ground: Ground,
-    mut sender: Sender,
-    mut receiver: Receiver,
-) -> Result<(), LinkError> {
-    let mut rest = Rest::of(content);
-    let mut told = false;
-    loop {
-        let waits = if told { PollTimeout::NONE } else { PollTimeout::ZERO };
-        let mut ready = [PollFd::new(receiver.as_fd(), PollFlags::POLLIN)];
-        let asked = poll(&mut ready, waits).map_err(io::Error::from)? > 0;
-        if asked {
-            let address = address(receiver.record()?)?;
-            if let Some((start, end)) = rest.run_from(address) {
-                send_memory(pid, &mut sender, start, end, ground, true)?;
-            } else if is_zero(pid, address) {
-                // What has been sent is on its way, but zeros have not been.
-                send(&mut sender, address, &[])?;
+    rest: Rest,
+    /// How many records have been sent, and each run with how many had been before it.
+    records: u64,
+    sent: Vec<(u64, u64, u64)>,
+}
+
+impl Source {
+    /// The memory of `pid` in these ranges, in which the process does not change anything meanwhile.
+    pub fn new(pid: Pid, content: &[(u64, u64)], ground: Ground) -> Self {
+        Self { pid, ground, rest: Rest::of(content), records: 0, sent: Vec::new() }
+    }
+
+    /// Goes on on another connection behind the record of this number. A run of which some has arrived is sent
+    /// once more.
+    pub fn go_back(&mut self, received: u64) {
+        let arrived = self.sent.partition_point(|(before, ..)| *before < received);
+        let last = arrived.saturating_sub(1);
+        self.rest.next = self.sent.get(last).map_or(self.rest.next, |(_, start, _)| *start);
+        for (_, start, end) in self.sent.drain(last..) {
+            self.rest.ranges.insert(start, end);
+        }
+        self.records = received;
+    }
+
+    /// Sends it. Returns once the other side has closed the connection.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn serve(&mut self, mut sender: Sender, mut receiver: Receiver) -> Result<(), LinkError> {
+        let mut told = false;
+        loop {
+            let waits = if told { PollTimeout::NONE } else { PollTimeout::ZERO };
+            let mut ready = [PollFd::new(receiver.as_fd(), PollFlags::POLLIN)];
+            let asked = poll(&mut ready, waits).map_err(io::Error::from)? > 0;
+            if asked {
+                let address = address(receiver.record()?)?;
+                if let Some((start, end)) = self.rest.run_from(address) {
+                    self.send_run(&mut sender, start, end, true)?;
+                } else if is_zero(self.pid, address) {
+                    // What has been sent is on its way, but zeros have not been.
+                    self.send(&mut sender, address, &[])?;
+                }
+            } else if let Some((start, end)) = self.rest.next() {
+                self.send_run(&mut sender, start, end, false)?;
+            } else if !told {
+                self.send(&mut sender, DONE, &[])?;
+                told = true;
             }
-        } else if let Some((start, end)) = rest.next() {
-            send_memory(pid, &mut sender, start, end, ground, false)?;
-        } else if !told {
-            send(&mut sender, DONE, &[])?;
-            told = true;
         }
     }
 }
@@ -82,6 +108,7 @@ pub fn hold_back(stream: &impl AsFd) -> io::Result<()> {
 }
 
 /// What has not been sent yet: ranges by their start, and where to go on.
+#[derive(Debug)]
 struct Rest {
     ranges: BTreeMap<u64, u64>,
     next: u64,
@@ -121,44 +148,41 @@ fn address(record: &[u8]) -> Result<u64, LinkError> {
     record.first_chunk().map(|octets| u64::from_le_bytes(*octets)).ok_or(LinkError::NotAuthentic)
 }
 
-fn send(sender: &mut Sender, address: u64, memory: &[u8]) -> Result<(), LinkError> {
-    let mut record = Vec::with_capacity(8 + memory.len());
-    record.extend_from_slice(&address.to_le_bytes());
-    record.extend_from_slice(memory);
-    sender.put(&record)
-}
-
-/// Sends pages in runs without zeros between; `asked`: the first page travels even if it is zero.
-fn send_memory(
-    pid: Pid,
-    sender: &mut Sender,
-    start: u64,
-    end: u64,
-    ground: Ground,
-    asked: bool,
-) -> Result<(), LinkError> {
-    let mut memory = vec![0_u8; usize::try_from(end - start).unwrap_or(0)];
-    read(pid, start, &mut memory);
-    let page = usize::try_from(PAGE).unwrap_or(0);
-    let mut run: Option<usize> = None;
-    let pages = memory.len() / page;
-    for number in 0..=pages {
-        let zero = number == pages || memory[number * page..][..page].iter().all(|octet| *octet == 0);
-        match (zero, run) {
-            (false, None) => run = Some(number),
-            (true, Some(first)) => {
-                send(sender, start + (first * page) as u64, &memory[first * page..number * page])?;
-                run = None;
-            }
-            _ => {}
-        }
-        if zero && number < pages && ground == Ground::Old {
-            send(sender, start + (number * page) as u64, &PAGE.to_le_bytes())?;
-        } else if zero && asked && number == 0 {
-            send(sender, start, &[])?;
-        }
+impl Source {
+    fn send(&mut self, sender: &mut Sender, address: u64, memory: &[u8]) -> Result<(), LinkError> {
+        let mut record = Vec::with_capacity(8 + memory.len());
+        record.extend_from_slice(&address.to_le_bytes());
+        record.extend_from_slice(memory);
+        self.records += 1;
+        sender.put(&record)
     }
-    Ok(())
+
+    /// Sends pages in runs without zeros between; `asked`: the first page travels even if it is zero.
+    fn send_run(&mut self, sender: &mut Sender, start: u64, end: u64, asked: bool) -> Result<(), LinkError> {
+        self.sent.push((self.records, start, end));
+        let mut memory = vec![0_u8; usize::try_from(end - start).unwrap_or(0)];
+        read(self.pid, start, &mut memory);
+        let page = usize::try_from(PAGE).unwrap_or(0);
+        let mut run: Option<usize> = None;
+        let pages = memory.len() / page;
+        for number in 0..=pages {
+            let zero = number == pages || memory[number * page..][..page].iter().all(|octet| *octet == 0);
+            match (zero, run) {
+                (false, None) => run = Some(number),
+                (true, Some(first)) => {
+                    self.send(sender, start + (first * page) as u64, &memory[first * page..number * page])?;
+                    run = None;
+                }
+                _ => {}
+            }
+            if zero && number < pages && self.ground == Ground::Old {
+                self.send(sender, start + (number * page) as u64, &PAGE.to_le_bytes())?;
+            } else if zero && asked && number == 0 {
+                self.send(sender, start, &[])?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn is_zero(pid: Pid, address: u64) -> bool {
@@ -193,6 +217,10 @@ pub struct Pager {
     /// Told of each change of `places`.
     changed: Condvar,
     content: Vec<(u64, u64)>,
+    /// By which pages are asked for.
+    asks: Mutex<Sender>,
+    /// How many records have come.
+    received: AtomicU64,
 }
 
 /// What the program has done with its mappings meanwhile, in order: start, end, and where the range has been
@@ -239,8 +267,39 @@ impl Places {
 impl Pager {
     /// A pager for what has been registered with `userfaultfd`; `content`: what comes from home, all else is
     /// zero.
-    pub fn new(userfaultfd: Userfaultfd, content: Vec<(u64, u64)>) -> Arc<Self> {
-        Arc::new(Self { userfaultfd, places: Mutex::default(), changed: Condvar::new(), content })
+    pub fn new(userfaultfd: Userfaultfd, content: Vec<(u64, u64)>, asks: Sender) -> Arc<Self> {
+        Arc::new(Self {
+            userfaultfd,
+            places: Mutex::default(),
+            changed: Condvar::new(),
+            content,
+            asks: Mutex::new(asks),
+            received: AtomicU64::new(0),
+        })
+    }
+
+    fn asks(&self) -> MutexGuard<'_, Sender> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pages are asked for by another connection from now on: those as well that have been asked for and have
+    /// not come, for who waits for them faults once more.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn ask_by(&self, sender: Sender) -> io::Result<()> {
+        *self.asks() = sender;
+        self.userfaultfd.wake(LOWEST, HIGHEST - LOWEST)
+    }
+
+    /// The connection is of no more use.
+    pub fn hang_up(&self) {
+        self.asks().hang_up();
+    }
+
+    /// How many records have come.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::SeqCst)
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -310,6 +369,7 @@ impl Pager {
             } else {
                 self.put(address, memory)?;
             }
+            self.received.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -336,13 +396,13 @@ impl Pager {
         }
     }
 
-    /// Answers faults, and hears of changes of the mappings, until the process or the connection is gone, or
+    /// Answers faults, and hears of changes of the mappings, until the process is gone, or
     /// `stop` becomes readable. The process waits until its changes have been heard of: even of one that it
     /// had begun before all pages were there.
     ///
     /// # Errors
-    /// Those of the connection.
-    pub fn faults(&self, sender: &mut Sender, stop: impl AsFd) -> Result<(), LinkError> {
+    /// The process is gone.
+    pub fn faults(&self, stop: impl AsFd) -> io::Result<()> {
         // struct uffd_msg
         let mut message = [0_u64; 4];
         // Pages of zeros that are waited for while the mappings change.
@@ -360,7 +420,7 @@ impl Pager {
                 PollFd::new(self.userfaultfd.0.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             ];
-            poll(&mut ready, wait).map_err(io::Error::from)?;
+            poll(&mut ready, wait)?;
             if ready[1].any() == Some(true) {
                 return Ok(());
             }
@@ -370,18 +430,14 @@ impl Pager {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(Errno::EAGAIN | Errno::EINTR) => continue,
-                Err(error) => return Err(io::Error::from(error).into()),
+                Err(error) => return Err(error.into()),
             }
-            later.extend(self.event(message, sender)?);
+            later.extend(self.event(message)?);
         }
     }
 
     /// Returns a page that could not be made yet.
-    fn event(
-        &self,
-        [kind, one, two, three]: [u64; 4],
-        sender: &mut Sender,
-    ) -> Result<Option<u64>, LinkError> {
+    fn event(&self, [kind, one, two, three]: [u64; 4]) -> io::Result<Option<u64>> {
         const PAGEFAULT: u64 = 0x12;
         const REMAP: u64 = 0x14;
         const REMOVE: u64 = 0x15;
@@ -392,7 +448,12 @@ impl Pager {
                 let home = self.places().home(page);
                 let held = |home: &u64| self.content.iter().any(|(start, end)| (*start..*end).contains(home));
                 match home.filter(held) {
-                    Some(home) => sender.put(&home.to_le_bytes())?,
+                    Some(home) => {
+                        if let Err(error) = self.asks().put(&home.to_le_bytes()) {
+                            // It is asked for by the next one.
+                            tracing::debug!(%error, "a page is not asked for");
+                        }
+                    }
                     None if self.zero_here(page)? => {}
                     None => return Ok(Some(page)),
                 }
@@ -429,7 +490,9 @@ impl Pager {
 
 #[cfg(test)]
 mod tests {
-    use super::{PAGE, Places, RUN, Rest};
+    use nix::unistd::Pid;
+
+    use super::{Ground, PAGE, Places, RUN, Rest, Source};
 
     #[test]
     fn pages_follow_what_the_program_does_with_its_mappings() {
@@ -470,5 +533,28 @@ mod tests {
         let left: Vec<_> = rest.collect();
         let behind = asked + RUN;
         assert_eq!(left, [(behind, first + 3 * RUN), (second, second + PAGE), (first + RUN, asked)]);
+    }
+
+    #[test]
+    fn over_another_connection_all_is_sent_that_has_not_come() {
+        let first = 16 * PAGE;
+        let mut source = Source::new(Pid::from_raw(1), &[(first, first + 4 * RUN)], Ground::Fresh);
+        // Runs of two records, of none, and of one.
+        for records in [2, 0, 1] {
+            let (start, end) = source.rest.next().unwrap();
+            source.sent.push((source.records, start, end));
+            source.records += records;
+        }
+        source.go_back(3);
+        assert_eq!(
+            source.rest.next(),
+            Some((first + 2 * RUN, first + 3 * RUN)),
+            "it may have had more records"
+        );
+        assert_eq!(source.rest.next(), Some((first + 3 * RUN, first + 4 * RUN)));
+        source.go_back(1);
+        let all: Vec<_> = source.rest.collect();
+        let runs: Vec<_> = (0..4).map(|run| (first + run * RUN, first + (run + 1) * RUN)).collect();
+        assert_eq!(all, runs[..2], "the others were not noted");
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -18,22 +18,54 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that is away: its two sides.
 pub struct Away {
-    home: Child,
+    pub home: Child,
     output: BufReader<ChildStdout>,
     pub guest: Child,
+}
+
+/// Where the two sides are, and how they are.
+#[derive(Default)]
+pub struct How<'a> {
+    /// The sides do not know each other.
+    pub strangers: bool,
+    /// Network namespaces of home and of the remote node, and the latter's address; else both are here.
+    pub apart: Option<(BorrowedFd<'a>, BorrowedFd<'a>, &'a str)>,
+    /// How long home waits for a sign of the body, in seconds.
+    pub patience: Option<u32>,
+    /// What home says goes here.
+    pub log: Option<Stdio>,
 }
 
 impl Away {
     /// Asks for process `pid` to move. The sides know each other if `strangers` is false.
     pub fn send(pid: u32, strangers: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        Self::send_as(pid, How { strangers, ..How::default() })
+    }
+
+    /// The same, with more to say.
+    pub fn send_as(pid: u32, how: How<'_>) -> Self {
+        let address = how.apart.map_or("127.0.0.1", |(_, _, address)| address);
+        let [home_at, guest_at] = [how.apart.map(|(home, ..)| home), how.apart.map(|(_, remote, _)| remote)];
+        let listener = in_namespace(guest_at, || TcpListener::bind((address, 0)).unwrap());
+        let port = listener.local_addr().unwrap();
+        let ours = in_namespace(home_at, || TcpStream::connect(port).unwrap());
         let theirs = listener.accept().unwrap().0;
         let (mut home_keys, mut guest_keys) = ([7; 64], [7; 64]);
         home_keys[..32].fill(8);
-        guest_keys[32..].fill(if strangers { 9 } else { 8 });
-        let guest = side(&["guest"], &theirs, &guest_keys, Stdio::inherit());
-        let mut home = side(&["home", &pid.to_string()], &ours, &home_keys, Stdio::piped());
+        guest_keys[32..].fill(if how.strangers { 9 } else { 8 });
+        let patience = how.patience.map(|seconds| seconds.to_string());
+        let mut guest = side(&["guest"], &theirs, guest_at);
+        let mut home = side(&["home", &pid.to_string()], &ours, home_at);
+        if let Some(patience) = patience {
+            guest.env("TESELA_PATIENCE", &patience);
+            home.env("TESELA_PATIENCE", &patience);
+        }
+        if let Some(log) = how.log {
+            home.stderr(log);
+        }
+        let guest = begin(guest, &guest_keys);
+        home.stdout(Stdio::piped());
+        let mut home = begin(home, &home_keys);
         let output = BufReader::new(home.stdout.take().unwrap());
         Self { home, output, guest }
     }
@@ -53,10 +85,11 @@ impl Away {
     }
 }
 
-fn side(words: &[&str], stream: &TcpStream, keys: &[u8], output: Stdio) -> Child {
+fn side(words: &[&str], stream: &TcpStream, namespace: Option<BorrowedFd<'_>>) -> Command {
     let fd = stream.as_raw_fd();
     let mut command = Command::new(env!("CARGO_BIN_EXE_teselad"));
-    command.args(words).stdin(Stdio::piped()).stdout(output).env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+    command.args(words).stdin(Stdio::piped()).env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+    enter(&mut command, namespace);
     // SAFETY: dup2 alone, between fork and exec.
     unsafe {
         command.pre_exec(move || match libc::dup2(fd, 3) {
@@ -64,6 +97,32 @@ fn side(words: &[&str], stream: &TcpStream, keys: &[u8], output: Stdio) -> Child
             _ => Err(std::io::Error::last_os_error()),
         });
     }
+    command
+}
+
+/// A program is started in a network namespace; `None`: in that of the test.
+pub fn enter(command: &mut Command, namespace: Option<BorrowedFd<'_>>) {
+    let Some(namespace) = namespace.map(|namespace| namespace.as_raw_fd()) else { return };
+    // SAFETY: setns alone, between fork and exec.
+    unsafe {
+        command.pre_exec(move || match libc::setns(namespace, libc::CLONE_NEWNET) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}
+
+/// Does something in a network namespace.
+fn in_namespace<T: Send>(namespace: Option<BorrowedFd<'_>>, work: impl FnOnce() -> T + Send) -> T {
+    let Some(namespace) = namespace else { return work() };
+    let work = move || {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
+fn begin(mut command: Command, keys: &[u8]) -> Child {
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(keys).unwrap();
     child

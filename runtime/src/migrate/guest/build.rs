@@ -14,6 +14,7 @@ use tesela_shim::seal::Direction;
 
 use super::body::{FIRST_FD, word};
 use super::init::{self, Wanted};
+use super::lines::Line;
 use super::{Body, Guest, GuestError, control_pair};
 use crate::migrate::blob::Blob;
 use crate::migrate::filter::filter;
@@ -41,7 +42,7 @@ impl Guest {
     pub(super) fn build(&mut self, image: Image, pages: &Channel) -> Result<(), GuestError> {
         match self.try_build(image, pages) {
             Ok(()) => Ok(()),
-            Err(error) => Ok(self.sender.send(&ToHome::Failed(error.to_string()))?),
+            Err(error) => Ok(self.link.send(&ToHome::Failed(error.to_string()))?),
         }
     }
 
@@ -97,27 +98,16 @@ impl Guest {
         let threads: HashMap<i32, u32> =
             image.threads.iter().map(|thread| (thread.tid, thread.slot)).collect();
         let tgid = image.tgid;
-        let body = Body {
-            pid: Some(pid),
-            early: Vec::new(),
-            control: Some(ours),
-            threads,
-            pager: None,
-            listens: None,
-            wants_pages: false,
-            wanted_home: false,
-            frozen: None,
-            image: Arc::new(image),
-            over: false,
-        };
-        self.bodies.insert(tgid, body);
+        let ids = image.threads.iter().map(|thread| thread.tid);
+        let lines = ids.zip(streams.into_iter().map(Line::begins_with)).collect();
+        self.bodies.insert(tgid, Body { threads, lines, ..Body::new(Some(pid), ours, Arc::new(image)) });
         self.page_links.insert(tgid, page_link);
         Ok(())
     }
 
     /// The body's maps are there, and it has a userfaultfd: its pages may come.
     pub(super) fn mapped(&mut self, tgid: i32) -> Result<(), GuestError> {
-        let (Some(body), Some((mut sender, mut receiver))) =
+        let (Some(body), Some((sender, receiver))) =
             (self.bodies.get_mut(&tgid), self.page_links.remove(&tgid))
         else {
             return Ok(());
@@ -130,36 +120,24 @@ impl Guest {
         for map in image.maps.iter().filter(|map| map.shared.is_none()) {
             userfaultfd.register(map.start, map.end - map.start)?;
         }
-        let pager = Pager::new(userfaultfd, image.content.clone());
+        let pager = Pager::new(userfaultfd, image.content.clone(), sender);
         for (address, content) in &image.hot {
             pager.put(*address, content)?;
         }
         let (stop, stopped) = control_pair()?;
-        let (faults, finish) = (Arc::clone(&pager), Arc::clone(&self.finish));
+        let faults = Arc::clone(&pager);
         std::thread::Builder::new().name("faults".into()).spawn(move || {
-            if let Err(error) = faults.faults(&mut sender, stopped.as_fd()) {
+            if let Err(error) = faults.faults(stopped.as_fd()) {
                 tracing::debug!(tgid, %error, "faults are not answered any more");
             }
         })?;
-        let arriving = Arc::clone(&pager);
-        std::thread::Builder::new().name("pages".into()).spawn(move || {
-            match arriving.receive(&mut receiver) {
-                Ok(()) => {
-                    // The pipe's other end lives as long as this program.
-                    let _told = nix::unistd::write(&*finish, &tgid.to_ne_bytes());
-                }
-                Err(error) => tracing::warn!(tgid, %error, "its memory does not come any more"),
-            }
-        })?;
-        (body.pager, body.listens) = (Some(pager), Some(stop));
+        (body.pager, body.listens) = (Some(Arc::clone(&pager)), Some(stop));
+        self.receive_pages(tgid, 0, pager, receiver)?;
         self.answer(tgid, CONTROL_MAPPED, None)
     }
 
     /// All of a body's memory has come.
-    pub(super) fn pages_finished(&mut self) -> Result<(), GuestError> {
-        let mut id = [0; 4];
-        nix::unistd::read(&self.finished, &mut id)?;
-        let tgid = i32::from_ne_bytes(id);
+    pub(super) fn pages_finished(&mut self, tgid: i32) -> Result<(), GuestError> {
         let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         if let Some(pager) = body.pager.take() {
             let maps = body.pid.and_then(|pid| look::maps(pid).ok()).unwrap_or_default();
@@ -167,7 +145,7 @@ impl Guest {
         }
         let (wants_pages, wanted_home) = (body.wants_pages, body.wanted_home);
         body.wants_pages = false;
-        self.sender.send(&ToHome::Whole { tgid })?;
+        self.link.send(&ToHome::Whole { tgid })?;
         if wants_pages {
             self.answer(tgid, layout::CONTROL_PAGES, None)?;
         }
@@ -182,7 +160,7 @@ impl Guest {
         let Some((pid, body)) = self.pid_of(tgid).zip(self.bodies.get(&tgid)) else { return Ok(()) };
         let plan = read_plan(pid, body.image.base)?;
         let error = io::Error::from_raw_os_error(i32::try_from(-plan.error).unwrap_or(0));
-        self.sender.send(&ToHome::Failed(format!("step {} of building it: {error}", plan.step)))?;
+        self.link.send(&ToHome::Failed(format!("step {} of building it: {error}", plan.step)))?;
         self.dismiss(tgid)
     }
 }

@@ -2,30 +2,32 @@
 //! one it is; whoever else connects holds nobody up.
 
 use std::collections::HashMap;
-use std::io::ErrorKind::{ConnectionAborted, WouldBlock};
-use std::io::{self, Read as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::migrate::image::Token;
+use crate::migrate::lasting::notices;
 
-/// How long a connection that is waited for may take.
+/// How long a connection that is waited for may take while a body is built.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long one may take that has begun to say its token.
-const WORD: Duration = Duration::from_secs(1);
-/// Connections that are not waited for yet, or have said nothing: of more the oldest go.
+/// Connections that are not waited for yet, or have not said all of a token: of more the oldest go.
 const KEPT: usize = 1024;
 
 /// The port.
 #[derive(Debug)]
 pub struct Door {
     listener: TcpListener,
-    /// Those that have said nothing yet, in the order of their coming.
-    silent: Vec<TcpStream>,
-    /// Those that have come before they were asked for.
+    /// The listener, and those that have not said all of a token.
+    ready: Epoll,
+    /// Those, in the order of their coming, with what they have said.
+    silent: Vec<(TcpStream, Vec<u8>)>,
+    /// Those that have said one, and have not been asked for.
     early: HashMap<Token, TcpStream>,
 }
 
@@ -36,9 +38,10 @@ impl Door {
     /// Those of the socket.
     pub fn open(address: IpAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(SocketAddr::new(address, 0))?;
-        // What it accepts is not so.
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, silent: Vec::new(), early: HashMap::new() })
+        let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        ready.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        Ok(Self { listener, ready, silent: Vec::new(), early: HashMap::new() })
     }
 
     /// Its number.
@@ -49,23 +52,75 @@ impl Door {
         Ok(self.listener.local_addr()?.port())
     }
 
-    /// Lets in one that has come, as [`Door::as_fd`] has told.
+    /// Lets in who has come, and hears who says something, as [`Door::as_fd`] has told.
     ///
     /// # Errors
-    /// Those of the socket.
-    pub fn let_in(&mut self) -> io::Result<()> {
-        let stream = match self.listener.accept() {
-            Ok((stream, _)) => stream,
-            // It has gone again.
-            Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        stream.set_nodelay(true)?;
-        if self.silent.len() == KEPT {
-            self.silent.remove(0);
+    /// Those of epoll(7).
+    pub fn look(&mut self) -> io::Result<()> {
+        self.let_in()?;
+        let mut speaking = [EpollEvent::empty(); 64];
+        if self.ready.wait(&mut speaking, EpollTimeout::ZERO)? == 0 {
+            return Ok(());
         }
-        self.silent.push(stream);
+        for (mut stream, mut said) in std::mem::take(&mut self.silent) {
+            let mut rest = vec![0; Token::default().len() - said.len()];
+            match stream.read(&mut rest) {
+                Ok(0) => {}
+                Ok(length) => {
+                    said.extend_from_slice(&rest[..length]);
+                    match Token::try_from(said) {
+                        Ok(token) => self.known(token, stream),
+                        Err(said) => self.silent.push((stream, said)),
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    self.silent.push((stream, said));
+                }
+                // Whoever goes without a token is nobody that is waited for.
+                Err(_) => {}
+            }
+        }
         Ok(())
+    }
+
+    fn let_in(&mut self) -> io::Result<()> {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return Ok(()),
+                    // It has gone again.
+                    ErrorKind::ConnectionAborted | ErrorKind::Interrupted => continue,
+                    // There is room again when others go.
+                    _ if !self.silent.is_empty() => {
+                        tracing::warn!(%error, "a connection that has said nothing makes room");
+                        self.silent.remove(0);
+                        continue;
+                    }
+                    _ => return Err(error),
+                },
+            };
+            notices(&stream)?;
+            stream.set_nonblocking(true)?;
+            if self.silent.len() == KEPT {
+                self.silent.remove(0);
+            }
+            self.ready.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
+            self.silent.push((stream, Vec::new()));
+        }
+    }
+
+    fn known(&mut self, token: Token, stream: TcpStream) {
+        let kept =
+            self.ready.delete(&stream).map_err(io::Error::from).and_then(|()| stream.set_nonblocking(false));
+        if kept.is_ok() && self.early.len() < KEPT {
+            self.early.insert(token, stream);
+        }
+    }
+
+    /// The connection of this token, if it has come.
+    pub fn take(&mut self, token: &Token) -> Option<TcpStream> {
+        self.early.remove(token)
     }
 
     /// The connection of this token, when it has come.
@@ -75,44 +130,25 @@ impl Door {
     pub fn connection(&mut self, token: Token) -> io::Result<TcpStream> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(stream) = self.early.remove(&token) {
+            if let Some(stream) = self.take(&token) {
                 return Ok(stream);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "its home does not connect"));
+                return Err(io::Error::new(ErrorKind::TimedOut, "its home does not connect"));
             }
-            let (comes, mut speaks) = self.look(left)?;
-            let speaking: Vec<TcpStream> =
-                self.silent.extract_if(.., |_| speaks.next().unwrap_or(false)).collect();
-            for mut stream in speaking {
-                // Whoever does not know a token is nobody that is waited for.
-                stream.set_read_timeout(Some(WORD))?;
-                let mut said = Token::default();
-                if stream.read_exact(&mut said).is_ok() && self.early.len() < KEPT {
-                    stream.set_read_timeout(None)?;
-                    self.early.insert(said, stream);
-                }
-            }
-            if comes {
-                self.let_in()?;
+            let wait = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], wait) {
+                Ok(_) | Err(Errno::EINTR) => self.look()?,
+                Err(error) => return Err(error.into()),
             }
         }
-    }
-
-    /// Whether one more comes, and which of the silent ones say something, once anything of that is so.
-    fn look(&self, at_most: Duration) -> io::Result<(bool, impl Iterator<Item = bool> + use<>)> {
-        let fds = std::iter::once(self.listener.as_fd()).chain(self.silent.iter().map(TcpStream::as_fd));
-        let mut ready: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        poll(&mut ready, PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX))?;
-        let mut ready = ready.iter().map(|one| one.any() == Some(true)).collect::<Vec<_>>().into_iter();
-        Ok((ready.next().unwrap_or(false), ready))
     }
 }
 
 impl AsFd for Door {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.ready.0.as_fd()
     }
 }
 
@@ -150,7 +186,7 @@ mod tests {
         let mut kept = Vec::new();
         for _ in 0..=KEPT {
             kept.push(TcpStream::connect(("127.0.0.1", port)).unwrap());
-            door.let_in().unwrap();
+            door.look().unwrap();
         }
         assert_eq!(door.silent.len(), KEPT);
         assert_eq!(kept[0].read(&mut [0]).unwrap(), 0, "it has been closed");

@@ -5,22 +5,20 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 
 use nix::unistd::Pid;
 use tesela_shim::layout::{
-    self, CODE, Context, IN_CALL, NEW, PARKED, Process, REGION, RUNNING, SOFTWARE, Thread, WAITING,
+    self, CODE, Context, IN_CALL, LOST, NEW, PARKED, Process, REGION, RUNNING, SOFTWARE, Thread, WAITING,
 };
 
+use super::lines::{Purpose, Wanted, new_channel};
 use super::signals::thread_ids;
 use super::{Guest, GuestError};
 use crate::migrate::freeze::{
     empty_process, empty_thread, octets_mut, registers_as_words, registers_from_words,
 };
 use crate::migrate::image::{Channel, Image, ThreadImage, ToHome, ToRemote};
-use crate::migrate::link::{self, Keys};
 use crate::migrate::look::{self, Line};
-use crate::migrate::pages;
 use crate::migrate::shared::{self, Object};
 use crate::migrate::sys;
 use crate::migrate::tracee::{Tracee, settled};
@@ -88,12 +86,12 @@ impl Guest {
             Ok(calls) => calls,
             // Most often it ends, and home hears of that.
             Err(error) => {
-                return Ok(self.sender.send(&ToHome::NotFrozen { tgid, reason: error.to_string() })?);
+                return Ok(self.link.send(&ToHome::NotFrozen { tgid, reason: error.to_string() })?);
             }
         };
         if !calls.is_empty() {
             tracing::debug!(tgid, ?calls, "calls to be let go");
-            self.sender.send(&ToHome::Cancel { tgid, calls })?;
+            self.link.send(&ToHome::Cancel { tgid, calls })?;
         }
         if still { self.send_home(tgid) } else { Ok(()) }
     }
@@ -126,9 +124,6 @@ impl Guest {
                 // its edge, or is in a call, within a few instructions.
                 let thread = loop {
                     let thread = read_part(pid, at)?;
-                    if thread.broken != 0 {
-                        return Err(io::Error::other("the connection of one of its threads is broken").into());
-                    }
                     if !matches!(thread.state, RUNNING | WAITING | NEW | PARKED) {
                         break Some(thread);
                     }
@@ -141,7 +136,7 @@ impl Guest {
                     std::thread::yield_now();
                 };
                 let Some(thread) = thread else { continue };
-                if thread.state == IN_CALL {
+                if matches!(thread.state, IN_CALL | LOST) {
                     calls.push((tid, thread.seq));
                 }
                 freezing.coming.insert(tid, here);
@@ -167,6 +162,7 @@ impl Guest {
     pub(super) fn gone(&mut self, tgid: i32, tid: i32) -> Result<(), GuestError> {
         let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         body.threads.remove(&tid);
+        body.lines.remove(&tid);
         let freezing = body.frozen.as_mut();
         if freezing
             .is_some_and(|freezing| freezing.coming.remove(&tid).is_some() && freezing.coming.is_empty())
@@ -182,7 +178,7 @@ impl Guest {
         if !freezing.standing.contains_key(&tgid) {
             // Nothing at home can do without it.
             let reason = "its first thread has ended, and others go on".into();
-            return Ok(self.sender.send(&ToHome::NotFrozen { tgid, reason })?);
+            return Ok(self.link.send(&ToHome::NotFrozen { tgid, reason })?);
         }
         // The end of a thread changes memory, for those that wait for it.
         while look::threads(pid)?.len() > freezing.standing.len() {
@@ -191,39 +187,33 @@ impl Guest {
         let (_, site) = look::vdso(pid, &look::maps(pid)?)?;
         freezing.standing.values_mut().for_each(|tracee| tracee.site = site);
         freezing.has_left = true;
-        let image = read(pid, &body.image, (tgid, &body.threads), freezing, &self.objects)?;
-        let content = image.content.clone();
-        // As home has them: what it sends with is what we receive with.
-        let keys = Keys::random()?;
-        let mut token = [0; 16];
-        getrandom::fill(&mut token).map_err(io::Error::from)?;
-        let channel = Channel { token, keys: keys.turned() };
-        self.sender.send(&ToHome::Frozen(Box::new(image), channel))?;
-        let (sender, receiver) = link::split(self.door.connection(token)?, keys)?;
-        std::thread::Builder::new().name("homeward".into()).spawn(move || {
-            if let Err(error) = pages::serve(pid, &content, pages::Ground::Old, sender, receiver) {
-                tracing::debug!(%pid, %error, "its memory has gone home");
+        let image = match read(pid, &body.image, (tgid, &body.threads), freezing, &self.objects) {
+            Ok(image) => image,
+            // Home lets it go on here.
+            Err(error) => {
+                let reason = error.to_string();
+                return Ok(self.link.send(&ToHome::NotFrozen { tgid, reason })?);
             }
-        })?;
-        Ok(())
+        };
+        let content = image.content.clone();
+        let (channel, keys) = new_channel()?;
+        self.link.send(&ToHome::Frozen(Box::new(image), channel))?;
+        let purpose = Purpose::Homeward(pid, content);
+        self.want(channel.token, Wanted::new(tgid, keys, purpose))
     }
 
     /// Sends what the bodies share, all of which stand still.
     pub(super) fn unshare(&mut self, channel: &Channel) -> Result<(), GuestError> {
-        let (mut sender, _receiver) = link::split(self.door.connection(channel.token)?, channel.keys)?;
-        let objects = Arc::clone(&self.objects);
-        std::thread::Builder::new().name("unshare".into()).spawn(move || {
-            if let Err(error) = shared::send(&objects, &mut sender) {
-                tracing::debug!(%error, "what is shared has not gone home");
-            }
-        })?;
-        Ok(())
+        // It is not one body's.
+        self.want(channel.token, Wanted::new(0, channel.keys, Purpose::Unshare))
     }
 
     /// It could not be taken home: it goes on here.
     pub(super) fn thaw(&mut self, tgid: i32) -> Result<(), GuestError> {
         let Some((pid, body)) = self.pid_of(tgid).zip(self.bodies.get_mut(&tgid)) else { return Ok(()) };
         let Some(freezing) = body.frozen.take() else { return Ok(()) };
+        self.wanted
+            .retain(|_, wanted| wanted.tgid != tgid || !matches!(wanted.purpose, Purpose::Homeward(..)));
         for tid in freezing.standing.keys().chain(freezing.coming.keys()) {
             if let Some(slot) = body.threads.get(tid) {
                 let at = layout::slot(body.image.base, u64::from(*slot));
@@ -344,9 +334,10 @@ fn told(process: &mut Process, info: &mut Vec<u8>) {
 fn break_of(freezing: &Freezing) -> Result<Option<u64>, GuestError> {
     let Some(tracee) = freezing.standing.values().next() else { return Ok(None) };
     let asked = (|| {
-        let before = tracee.registers()?;
+        let (before, mask) = (tracee.registers()?, tracee.quiet()?);
         let value = tracee.must_call(libc::SYS_brk, [0; 6])?;
         tracee.set_registers(&before)?;
+        sys::set_signal_mask(tracee.tid, mask)?;
         Ok::<u64, crate::migrate::tracee::TraceError>(value)
     })();
     Ok(Some(asked.map_err(io::Error::from)?))

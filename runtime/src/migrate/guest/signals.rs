@@ -3,7 +3,7 @@
 use std::io;
 
 use nix::unistd::Pid;
-use tesela_shim::layout::{self, IN_CALL, Process, RUNNING, Thread};
+use tesela_shim::layout::{self, IN_CALL, LOST, Process, RUNNING, Thread};
 
 use super::{Guest, GuestError};
 use crate::migrate::freeze::{empty_thread, octets_mut};
@@ -30,7 +30,7 @@ impl Guest {
                 Err(error) => tracing::debug!(tgid, signal, %error, "a signal comes too late"),
             }
         }
-        Ok(self.sender.send(&ToHome::Signalled { tgid, calls })?)
+        Ok(self.link.send(&ToHome::Signalled { tgid, calls })?)
     }
 
     fn hand_on(
@@ -77,9 +77,9 @@ impl Guest {
         if tid == 0 && parts.iter().any(|(_, thread)| thread.state == RUNNING && open(thread)) {
             return Ok(Vec::new());
         }
-        let in_call = parts
-            .iter()
-            .filter(|(id, thread)| thread.state == IN_CALL && open(thread) && (tid == 0 || tid == *id));
+        let in_call = parts.iter().filter(|(id, thread)| {
+            matches!(thread.state, IN_CALL | LOST) && open(thread) && (tid == 0 || tid == *id)
+        });
         Ok(in_call.take(1).map(|(id, thread)| (*id, thread.seq)).collect())
     }
 

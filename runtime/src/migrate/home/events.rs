@@ -9,7 +9,8 @@ use nix::unistd::Pid;
 use tesela_shim::layout::{self, CODE, SLOT};
 use tesela_shim::seal::Direction;
 
-use super::{Arriving, Deputy, Home, HomeError, Left, OnItsWay, new_channel};
+use super::connector::Wanted;
+use super::{Arriving, Deputy, Home, HomeError, OnItsWay, new_channel};
 use crate::migrate::freeze::{empty_thread, octets};
 use crate::migrate::image::{ToHome, ToRemote};
 use crate::migrate::look;
@@ -43,7 +44,7 @@ impl Home {
         tracing::debug!(%tid, ?happening, "a deputy");
         match happening {
             Happening::Ended => self.ended(tid.as_raw()),
-            Happening::Signal(libc::SIGTRAP) if self.in_blob(tid)? => self.asks_to_go_home(tid.as_raw()),
+            Happening::Signal(libc::SIGTRAP) if self.in_blob(tid)? => self.asks_for_channel(tid.as_raw()),
             Happening::Signal(signal) => self.signalled(tid, signal),
             Happening::Event { event, signal } => match event {
                 libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => {
@@ -90,7 +91,7 @@ impl Home {
         if tid == deputy.tgid {
             self.deputies.retain(|_, other| other.tgid != tid);
             self.arriving.retain(|one| one.image.tgid != tid);
-            return Ok(self.sender.send(&ToRemote::End { tgid: tid })?);
+            return Ok(self.link.send(&ToRemote::End { tgid: tid })?);
         }
         self.free_slot(Pid::from_raw(deputy.tgid), deputy.slot)
     }
@@ -105,13 +106,10 @@ impl Home {
         }
     }
 
-    /// The shim has met something that can be done at home only.
-    fn asks_to_go_home(&mut self, tid: i32) -> Result<(), HomeError> {
-        let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
-        deputy.stopped = true;
-        let tgid = deputy.tgid;
+    /// A body has met something that can be done at home only.
+    fn asks_to_go_home(&mut self, tgid: i32) -> Result<(), HomeError> {
         if self.objects.is_empty() {
-            return Ok(self.sender.send(&ToRemote::Freeze { tgid })?);
+            return Ok(self.link.send(&ToRemote::Freeze { tgid })?);
         }
         self.recall()
     }
@@ -143,7 +141,7 @@ impl Home {
         let mut info = vec![0; 128];
         info[..4].copy_from_slice(&signal.to_ne_bytes());
         self.on_their_way.push_back(OnItsWay { tgid, tid: 0, info: None, holds: None });
-        Ok(self.sender.send(&ToRemote::Signal { tgid, tid: 0, info })?)
+        Ok(self.link.send(&ToRemote::Signal { tgid, tid: 0, info })?)
     }
 
     /// A signal for a deputy: what a handler does with it, it does where the body is.
@@ -157,13 +155,14 @@ impl Home {
             Fate::Caught => {
                 let info = sys::signal_info(tid)?;
                 let code = i32::from_ne_bytes([info[8], info[9], info[10], info[11]]);
-                // tgkill(2) means this thread.
-                let target = if code == libc::SI_TKILL { tid.as_raw() } else { 0 };
                 let held = self.in_call(tid)? || ptrace::getregs(tid)?.rip == self.labels[1];
+                // tgkill(2) means this thread. Of all that could, the kernel has chosen one that is in a call, if it
+                // is the one that calls kill(2): away it cannot tell, for all of them wait with signals blocked.
+                let target = if code == libc::SI_TKILL || held { tid.as_raw() } else { 0 };
                 let holds = held.then_some(tid.as_raw());
                 let info_here = Some(info.clone());
                 self.on_their_way.push_back(OnItsWay { tgid, tid: target, info: info_here, holds });
-                self.sender.send(&ToRemote::Signal { tgid, tid: target, info })?;
+                self.link.send(&ToRemote::Signal { tgid, tid: target, info })?;
                 if held {
                     // It goes on when the body has the signal: so that finds it there when the call returns, as
                     // it would at home (kill(2) of oneself), or sees that the call was interrupted.
@@ -255,14 +254,15 @@ impl Home {
         // A process has its parent's slot here, and there another one where the two share their memory (vfork).
         let there = self.thread(Pid::from_raw(parent_tgid), parent_slot)?.makes;
         let there = u32::try_from(there).unwrap_or(0);
-        self.sender.send(&ToRemote::Child {
+        self.link.send(&ToRemote::Child {
             parent: parent_tgid,
             tid: child,
             slot: there,
             process,
             channel,
         })?;
-        let stream = self.connect(&channel)?;
+        // One that takes longer is waited for by the deputy, and not by all.
+        let stream = if self.link.is_lost() { None } else { self.connect(&channel).ok() };
         let mask = tracee.quiet()?;
         let mut thread = empty_thread();
         if tgid == child {
@@ -280,14 +280,20 @@ impl Home {
         (thread.send, thread.receive) = (Direction::new(keys.send), Direction::new(keys.receive));
         thread.mask = mask;
         sys::write_memory(tracee.tid, layout::slot(self.base, slot), octets(&thread))?;
-        self.adopt(&tracee, Pid::from_raw(tgid), slot, &[stream])?;
+        match &stream {
+            Some(stream) => self.adopt(&tracee, Pid::from_raw(tgid), slot, &[stream])?,
+            None if self.link.is_lost() => {}
+            None => {
+                self.connector.want(channel.token, Wanted::Channel { tid: child, generation: 0, keys });
+            }
+        }
         sys::set_signal_mask(tracee.tid, mask)?;
         let address = layout::slot(self.base, slot);
         tracee.enter(self.entry, address + SLOT - 64, layout::ENTER_RESIDENT, address)?;
         let borrows = process && there != slot_number;
-        self.deputies.insert(child, Deputy { borrows, ..Deputy::new(tracee, tgid, slot_number) });
+        self.deputies.insert(child, Deputy { borrows, ..Deputy::new(tracee, tgid, slot_number, stream) });
         if process && self.recalled {
-            self.sender.send(&ToRemote::Freeze { tgid })?;
+            self.link.send(&ToRemote::Freeze { tgid })?;
         }
         Ok(())
     }
@@ -296,19 +302,16 @@ impl Home {
     fn became_another(&mut self, tid: Pid) -> Result<(), HomeError> {
         let tgid = tid.as_raw();
         self.deputies.retain(|_, deputy| deputy.tgid != tgid);
-        self.sender.send(&ToRemote::End { tgid })?;
+        self.link.send(&ToRemote::End { tgid })?;
         Ok(ptrace::detach(tid, None)?)
     }
 
     /// What the remote node says.
-    pub(super) fn hear_remote(&mut self, message: ToHome) -> Result<Option<Left>, HomeError> {
-        match self.hear(message) {
-            Err(error) => or_gone(Err(error)).map(|()| None),
-            heard => heard,
-        }
+    pub(super) fn hear_remote(&mut self, message: ToHome) -> Result<(), HomeError> {
+        or_gone(self.hear(message))
     }
 
-    fn hear(&mut self, message: ToHome) -> Result<Option<Left>, HomeError> {
+    fn hear(&mut self, message: ToHome) -> Result<(), HomeError> {
         tracing::debug!(%message, "the other node says");
         match message {
             ToHome::Signalled { tgid, calls } => {
@@ -330,20 +333,31 @@ impl Home {
             }
             ToHome::Ended { tgid, status } => self.ends_as_its_body(tgid, status)?,
             ToHome::Frozen(image, pages) => {
-                // The other side waits for the connection, even where there is nothing to take home any more.
-                let connection = self.connect(&pages)?;
                 if self.deputies.contains_key(&image.tgid) {
-                    self.arriving.push(Arriving { image: *image, connection, keys: pages.keys });
+                    match self.connect(&pages) {
+                        Ok(connection) => {
+                            self.arriving.push(Arriving { image: *image, connection, keys: pages.keys });
+                        }
+                        Err(error) => self.stays_away(image.tgid, &error.into())?,
+                    }
                 }
             }
             ToHome::NotFrozen { tgid, reason } => self.stays_away(tgid, &HomeError::Refused(reason))?,
             ToHome::Whole { tgid } => tracing::debug!(tgid, "all its memory has moved"),
-            ToHome::Pong => {}
+            ToHome::Asks { tgid } => self.asks_to_go_home(tgid)?,
+            ToHome::Lost { tid, generation } => self.lost_there(tid, generation)?,
+            ToHome::Pages { tgid, received, channel } => {
+                if let Some(memory) = self.memory.remove(&tgid) {
+                    let memory = memory.go_on(received, self.there, channel)?;
+                    self.memory.extend(memory.map(|memory| (tgid, memory)));
+                }
+            }
+            ToHome::Ends(reason) => return Err(HomeError::EndedThere(reason)),
             ToHome::Listening { .. } | ToHome::Built | ToHome::Failed(_) => {
                 return Err(crate::migrate::link::LinkError::NotAuthentic.into());
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// A fatal signal has ended the body: the deputy dies of the same, so that its parent sees it.

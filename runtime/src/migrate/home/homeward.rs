@@ -5,12 +5,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt as _;
-use std::time::Instant;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 use tesela_shim::layout::{self, REGION};
 
-use super::{Arriving, HOME_PATIENCE, Home, HomeError, PING, new_channel};
+use super::{Arriving, Home, HomeError, new_channel};
 use crate::migrate::freeze::registers_from_words;
 use crate::migrate::image::{Image, Mapping, ThreadImage, ToRemote};
 use crate::migrate::link::{self, Keys, LinkError};
@@ -23,6 +23,8 @@ use crate::migrate::tracee::Tracee;
 #[derive(Debug)]
 pub struct Homecoming;
 
+/// A process whose memory does not come for so long goes on where it is.
+const STALLS: Duration = Duration::from_secs(10);
 /// `PROT_READ | PROT_WRITE`
 const WRITABLE: u64 = 3;
 /// MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
@@ -79,14 +81,14 @@ impl Home {
         let mut fetched = Vec::new();
         for Arriving { image, connection, keys } in arriving {
             let most = image.content.iter().map(|(start, end)| end - start).sum();
-            let pieces = self.fetch(connection, keys, most)?;
+            let pieces = fetch(connection, keys, most)?;
             fetched.push((image, pieces));
         }
         if shared && !self.objects.is_empty() {
             let (channel, keys) = new_channel()?;
-            self.sender.send(&ToRemote::Unshare(channel))?;
+            self.link.send(&ToRemote::Unshare(channel))?;
             let (_sender, mut receiver) = link::split(self.connect(&channel)?, keys)?;
-            receiver.set_timeout(Some(HOME_PATIENCE))?;
+            receiver.set_timeout(Some(STALLS))?;
             let mut pieces = Vec::new();
             shared::receive(&self.objects, &mut receiver, |piece| {
                 pieces.push(piece);
@@ -94,7 +96,6 @@ impl Home {
             })?;
             shared::replace(&self.objects, &pieces)?;
         }
-        self.heard = Instant::now();
         Ok(fetched)
     }
 
@@ -133,38 +134,7 @@ impl Home {
         self.homecoming = Some(Homecoming);
         self.standing.remove(&tgid);
         self.on_their_way.retain(|signal| signal.tgid != tgid);
-        Ok(self.sender.send(&ToRemote::Taken { tgid })?)
-    }
-
-    /// Receives the body's pages, at most so many octets. It takes as long as the link needs, and the other
-    /// node hears meanwhile that this one is there.
-    fn fetch(&mut self, connection: TcpStream, keys: Keys, most: u64) -> Result<Vec<Piece>, HomeError> {
-        let (_sender, mut receiver) = link::split(connection, keys)?;
-        receiver.set_timeout(Some(HOME_PATIENCE))?;
-        let (mut pieces, mut got) = (Vec::new(), 0);
-        let mut next_ping = Instant::now() + PING;
-        loop {
-            if Instant::now() >= next_ping {
-                self.sender.send(&ToRemote::Ping)?;
-                next_ping = Instant::now() + PING;
-            }
-            let record = receiver.record()?;
-            let (address, content) = record.split_first_chunk::<8>().ok_or(LinkError::NotAuthentic)?;
-            let address = u64::from_le_bytes(*address);
-            if address == u64::MAX {
-                return Ok(pieces);
-            }
-            let zeros = content.first_chunk().filter(|_| content.len() == 8);
-            let piece = match zeros.map(|count| u64::from_le_bytes(*count)) {
-                Some(zeros) => Piece { address, content: Vec::new(), zeros: zeros.min(1 << 20) },
-                None => Piece { address, content: content.to_vec(), zeros: 0 },
-            };
-            got += piece.content.len() as u64 + piece.zeros;
-            if got > most {
-                return Err(LinkError::NotAuthentic.into());
-            }
-            pieces.push(piece);
-        }
+        Ok(self.link.send(&ToRemote::Taken { tgid })?)
     }
 
     /// It goes on away, and its deputies go on with its calls.
@@ -178,7 +148,7 @@ impl Home {
         for deputy in self.deputies.values_mut().filter(|deputy| deputy.tgid == tgid && deputy.stopped) {
             deputy.go_on()?;
         }
-        Ok(self.sender.send(&ToRemote::Thaw { tgid })?)
+        Ok(self.link.send(&ToRemote::Thaw { tgid })?)
     }
 
     /// Signals that waited for the process away, or were on their way there.
@@ -321,6 +291,31 @@ impl Home {
             }
         }
         Ok(())
+    }
+}
+
+/// Receives the body's pages, at most so many octets. It takes as long as the link needs.
+fn fetch(connection: TcpStream, keys: Keys, most: u64) -> Result<Vec<Piece>, HomeError> {
+    let (_sender, mut receiver) = link::split(connection, keys)?;
+    receiver.set_timeout(Some(STALLS))?;
+    let (mut pieces, mut got) = (Vec::new(), 0);
+    loop {
+        let record = receiver.record()?;
+        let (address, content) = record.split_first_chunk::<8>().ok_or(LinkError::NotAuthentic)?;
+        let address = u64::from_le_bytes(*address);
+        if address == u64::MAX {
+            return Ok(pieces);
+        }
+        let zeros = content.first_chunk().filter(|_| content.len() == 8);
+        let piece = match zeros.map(|count| u64::from_le_bytes(*count)) {
+            Some(zeros) => Piece { address, content: Vec::new(), zeros: zeros.min(1 << 20) },
+            None => Piece { address, content: content.to_vec(), zeros: 0 },
+        };
+        got += piece.content.len() as u64 + piece.zeros;
+        if got > most {
+            return Err(LinkError::NotAuthentic.into());
+        }
+        pieces.push(piece);
     }
 }
 

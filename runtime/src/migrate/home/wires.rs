@@ -7,14 +7,20 @@ use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
-use tesela_shim::layout::{self, SLOT, Thread};
+use tesela_shim::layout::{self, Thread};
 use tesela_shim::seal::Direction;
 
-use super::{Home, HomeError};
+use super::connector::Wanted;
+use super::{Home, HomeError, new_channel};
 use crate::migrate::freeze::{CHANNEL_ROOM, Frozen, empty_thread, octets, octets_mut};
+use crate::migrate::image::ToRemote;
+use crate::migrate::lasting::hang_up;
 use crate::migrate::link::Keys;
 use crate::migrate::sys;
 use crate::migrate::tracee::Tracee;
+
+/// Where in a slot the stack of what the agent has a deputy do begins, far below that of its loop.
+const STACK: u64 = layout::STACK_AT + (32 << 10);
 
 impl Home {
     /// Gives stopped threads, in the order of their slots from 0 on, their connections.
@@ -27,7 +33,7 @@ impl Home {
                 thread.mask = image.mask;
             })?;
         }
-        let streams: Vec<TcpStream> = wires.into_iter().map(|(stream, _)| stream).collect();
+        let streams: Vec<&TcpStream> = wires.iter().map(|(stream, _)| stream).collect();
         self.adopt(leader, leader.tid, 0, &streams)?;
         debug_assert_eq!(count, streams.len());
         Ok(())
@@ -39,7 +45,7 @@ impl Home {
         thread: &Tracee,
         pid: Pid,
         slot: u64,
-        streams: &[TcpStream],
+        streams: &[&TcpStream],
     ) -> Result<(), HomeError> {
         let (theirs, ours) = self.socket_pair(thread, pid, slot)?;
         for stream in streams {
@@ -54,7 +60,7 @@ impl Home {
         let limit = self.limit(thread, address, None)?;
         let raised = [limit[0].max((self.first_fd + CHANNEL_ROOM).min(limit[1])), limit[1]];
         self.limit(thread, address, Some(raised))?;
-        thread.enter(self.entry, address + SLOT - 64, layout::ENTER_ADOPT, address)?;
+        thread.enter(self.entry, address + STACK, layout::ENTER_ADOPT, address)?;
         thread.finished()?;
         self.limit(thread, address, Some(limit))?;
         for number in 0..streams.len() as u64 {
@@ -63,6 +69,93 @@ impl Home {
             }
         }
         Ok(())
+    }
+
+    /// A deputy has stopped, for its channel is broken.
+    pub(super) fn asks_for_channel(&mut self, tid: i32) -> Result<(), HomeError> {
+        let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
+        (deputy.stopped, deputy.line.asks) = (true, true);
+        let (tgid, slot) = (Pid::from_raw(deputy.tgid), u64::from(deputy.slot));
+        let (in_use, fresh) = (deputy.line.stream.is_some(), deputy.line.fresh.is_some());
+        if self.thread(tgid, slot)?.broken == 0 {
+            return Err(HomeError::NoCall(tid));
+        }
+        if fresh {
+            self.give_channel(tid)
+        } else if in_use && !self.link.is_lost() {
+            self.connect_anew(tid)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A thread's shim has met with a broken channel: the one of this number.
+    pub(super) fn lost_there(&mut self, tid: i32, generation: u32) -> Result<(), HomeError> {
+        match self.deputies.get(&tid).map(|deputy| &deputy.line) {
+            None => Ok(self.link.send(&ToRemote::Over { tid })?),
+            Some(line) if line.generation == generation && line.stream.is_some() => self.connect_anew(tid),
+            // It is being made already.
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Makes another channel for a thread.
+    pub(super) fn connect_anew(&mut self, tid: i32) -> Result<(), HomeError> {
+        let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
+        let (tgid, line) = (deputy.tgid, &mut deputy.line);
+        if let Some(stream) = line.stream.take() {
+            hang_up(&stream);
+        }
+        line.fresh = None;
+        line.generation += 1;
+        let generation = line.generation;
+        let (channel, keys) = new_channel()?;
+        self.link.send(&ToRemote::Channel { tgid, tid, generation, channel })?;
+        self.connector.want(channel.token, Wanted::Channel { tid, generation, keys });
+        Ok(())
+    }
+
+    /// It is connected.
+    pub(super) fn connected(
+        &mut self,
+        tid: i32,
+        generation: u32,
+        stream: TcpStream,
+        keys: Keys,
+    ) -> Result<(), HomeError> {
+        let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
+        if deputy.line.generation != generation {
+            return Ok(());
+        }
+        (deputy.line.stream, deputy.line.fresh) = (Some(stream), Some(keys));
+        if deputy.line.asks { super::events::or_gone(self.give_channel(tid)) } else { Ok(()) }
+    }
+
+    /// Gives a deputy that has stopped for it another channel, and lets it go on.
+    fn give_channel(&mut self, tid: i32) -> Result<(), HomeError> {
+        let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
+        let line = &mut deputy.line;
+        let (Some(stream), Some(keys)) = (&line.stream, line.fresh.take()) else { return Ok(()) };
+        let stream = stream.try_clone()?;
+        let (pid, slot) = (Pid::from_raw(deputy.tgid), u64::from(deputy.slot));
+        let Some(deputy) = self.deputies.get(&tid) else { return Ok(()) };
+        let tracee = &deputy.tracee;
+        let (registers, state) = (tracee.registers()?, sys::extended_state(tracee.tid)?);
+        let mask = tracee.quiet()?;
+        let old = self.thread(pid, slot)?.fd;
+        if old >= 0 {
+            tracee.call(libc::SYS_close, [u64::from(old.cast_unsigned()), 0, 0, 0, 0, 0])?;
+        }
+        self.change_thread(pid, slot, |thread| {
+            (thread.fd, thread.broken) = (-1, 0);
+            (thread.send, thread.receive) = (Direction::new(keys.send), Direction::new(keys.receive));
+            (thread.in_from, thread.in_to, thread.plain_from, thread.plain_to, thread.out) = (0, 0, 0, 0, 0);
+        })?;
+        self.adopt(tracee, pid, slot, &[&stream])?;
+        tracee.set_registers(&registers)?;
+        sys::set_extended_state(tracee.tid, &state)?;
+        sys::set_signal_mask(tracee.tid, mask)?;
+        self.deputies.get_mut(&tid).map_or(Ok(()), |deputy| Ok(deputy.go_on()?))
     }
 
     /// The process's limit of descriptors, soft and hard; and a new one, which it sets itself.

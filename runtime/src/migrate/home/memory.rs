@@ -1,0 +1,98 @@
+//! A process's memory on its way out, by as many connections as it takes.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use nix::unistd::Pid;
+
+use super::connector::{ATTEMPT, connect};
+use crate::migrate::image::Channel;
+use crate::migrate::lasting::hang_up;
+use crate::migrate::link::{self, Keys, LinkError};
+use crate::migrate::pages::{Ground, Source, hold_back};
+
+/// A thread that sends it.
+#[derive(Debug)]
+pub struct Outgoing {
+    line: Arc<Line>,
+    thread: JoinHandle<Source>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// Another one takes over.
+    over: AtomicBool,
+    stream: Mutex<Option<TcpStream>>,
+}
+
+impl Line {
+    fn stream(&self) -> std::sync::MutexGuard<'_, Option<TcpStream>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outgoing {
+    /// Begins to send the memory of a process that stands still.
+    ///
+    /// # Errors
+    /// Those of the socket and of making threads.
+    pub fn begin(pid: Pid, content: &[(u64, u64)], stream: TcpStream, keys: Keys) -> io::Result<Self> {
+        let mut source = Source::new(pid, content, Ground::Fresh);
+        let line = Arc::new(Line::default());
+        let own = Arc::clone(&line);
+        let thread = thread::Builder::new().name("pages".into()).spawn(move || {
+            if let Err(error) = serve(&own, &mut source, stream, keys) {
+                tracing::debug!(%pid, %error, "no more pages are asked for");
+            }
+            source
+        })?;
+        Ok(Self { line, thread })
+    }
+
+    /// Goes on by another connection, behind the records that have come by those before.
+    ///
+    /// # Errors
+    /// No thread can be made.
+    pub fn go_on(self, received: u64, there: SocketAddr, channel: Channel) -> io::Result<Option<Self>> {
+        self.line.over.store(true, Ordering::SeqCst);
+        if let Some(stream) = &*self.line.stream() {
+            hang_up(stream);
+        }
+        let Ok(mut source) = self.thread.join() else { return Ok(None) };
+        let line = Arc::new(Line::default());
+        let own = Arc::clone(&line);
+        let thread = thread::Builder::new().name("pages".into()).spawn(move || {
+            source.go_back(received);
+            while !own.over.load(Ordering::SeqCst) {
+                let served = connect(there, channel.token)
+                    .map_err(LinkError::Io)
+                    .map(|stream| serve(&own, &mut source, stream, channel.keys));
+                match served {
+                    Ok(served) => {
+                        tracing::debug!(?served, "no more pages are asked for");
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "the memory finds no way yet");
+                        thread::sleep(ATTEMPT / 2);
+                    }
+                }
+            }
+            source
+        })?;
+        Ok(Some(Self { line, thread }))
+    }
+}
+
+fn serve(line: &Line, source: &mut Source, stream: TcpStream, keys: Keys) -> Result<(), LinkError> {
+    hold_back(&stream)?;
+    *line.stream() = Some(stream.try_clone()?);
+    if line.over.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    let (sender, receiver) = link::split(stream, keys)?;
+    source.serve(sender, receiver)
+}
