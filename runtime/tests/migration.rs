@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -200,6 +200,36 @@ for k in range(20):
     print(k, resource.getrlimit(resource.RLIMIT_CORE)[0], flush=True)
 ";
     python("limits", limits);
+}
+
+#[test]
+fn threads_that_have_ended_leave_nothing_behind() {
+    // More than there are slots, and descriptors for their channels.
+    let threads = "
+import threading
+print('ready', flush=True)
+input()
+for _ in range(1500):
+    short = threading.Thread(target=int)
+    short.start()
+    short.join()
+print('done', flush=True)
+";
+    let mut program = Command::new("/usr/bin/python3")
+        .args(["-c", threads])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(output.next().as_deref(), Some("ready"));
+    let mut away = Away::send(program.id(), false);
+    assert!(away.arrived());
+    program.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(output.next().as_deref(), Some("done"));
+    assert!(await_end(&mut program, "python").success());
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
 }
 
 /// A program that counts, and says so.

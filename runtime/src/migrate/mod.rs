@@ -35,6 +35,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use tesela_shim::seal::KEY;
 
@@ -128,6 +129,9 @@ pub fn guest_side() -> Result<(), SideError> {
 
 /// The connection is descriptor 3, its keys come by the standard input.
 fn handed_over() -> io::Result<(TcpStream, link::Keys)> {
+    // Each thread of each process has a connection.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let mut keys = link::Keys { send: [0; KEY], receive: [0; KEY] };
     io::stdin().read_exact(&mut keys.send)?;
     io::stdin().read_exact(&mut keys.receive)?;
