@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use tesela_shim::layout::{self, REGION};
 
+use super::events::or_gone;
 use super::{Arriving, Home, HomeError, new_channel};
 use crate::migrate::freeze::registers_from_words;
 use crate::migrate::image::{Image, Mapping, ThreadImage, ToRemote};
@@ -67,9 +68,10 @@ impl Home {
             Err(error) => return all.iter().try_for_each(|tgid| self.stays_away(*tgid, &error)),
         };
         for (image, pieces) in fetched {
-            self.replace(&image, &pieces)?;
+            or_gone(self.replace(&image, &pieces))?;
         }
-        Ok(())
+        // Only now: one may look into another's memory (process_vm_readv) at once.
+        all.iter().try_for_each(|tgid| or_gone(self.let_go(*tgid)))
     }
 
     /// Receives the memory of bodies; of what they share, only where all stand still.
@@ -99,12 +101,11 @@ impl Home {
         Ok(fetched)
     }
 
-    fn replace(&mut self, image: &Image, pieces: &[Piece]) -> Result<(), HomeError> {
+    fn replace(&self, image: &Image, pieces: &[Piece]) -> Result<(), HomeError> {
         let tgid = image.tgid;
         for deputy in self.deputies.values().filter(|deputy| deputy.tgid == tgid) {
             deputy.tracee.quiet()?;
         }
-        let pid = Pid::from_raw(tgid);
         let Some(leader) = self.deputies.get(&tgid) else { return Ok(()) };
         self.memory(&leader.tracee, image, pieces)?;
         for thread in &image.threads {
@@ -123,6 +124,11 @@ impl Home {
                 sys::set_signal_mask(tracee.tid, thread.mask)?;
             }
         }
+        Ok(())
+    }
+
+    /// Its deputies are itself again, and go on.
+    fn let_go(&mut self, tgid: i32) -> Result<(), HomeError> {
         let here: Vec<i32> =
             self.deputies.iter().filter(|(_, deputy)| deputy.tgid == tgid).map(|(tid, _)| *tid).collect();
         for tid in here {
@@ -130,7 +136,7 @@ impl Home {
                 deputy.tracee.detach()?;
             }
         }
-        tracing::info!(%pid, "at home again");
+        tracing::info!(pid = tgid, "at home again");
         self.homecoming = Some(Homecoming);
         self.standing.remove(&tgid);
         self.on_their_way.retain(|signal| signal.tgid != tgid);
