@@ -101,7 +101,12 @@ pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
                 shared::collect(Pid::from_raw(member), &lines, &mut objects)?;
                 movable(&lines, &objects).map(drop).map_err(FreezeError::CantMove)
             };
-            with(pid, Pid::from_raw(member), look())?;
+            match look() {
+                Err(_) if member != pid.as_raw() && has_ended(Pid::from_raw(member)) => {
+                    members.remove(&member);
+                }
+                looked => with(pid, Pid::from_raw(member), looked)?,
+            }
         }
         fresh = if objects.is_empty() { BTreeSet::new() } else { shared::sharers(&objects, &members)? };
         members.extend(&fresh);
@@ -176,6 +181,10 @@ fn stop_group(
             let mut process = Stopped { pid, threads: Vec::new(), lines: Vec::new() };
             let done = stop_process(&mut process, agreed)
                 .and_then(|()| shared::collect(pid, &process.lines, objects));
+            if done.is_err() && pid != first && has_ended(pid) {
+                release(process.threads);
+                continue;
+            }
             stopped.push(process);
             with(first, pid, done)?;
         }

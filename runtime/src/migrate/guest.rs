@@ -30,6 +30,7 @@ use tesela_shim::layout::{
 use super::bell::{Bell, Inbox, bell};
 use super::freeze::{octets, octets_mut};
 use super::image::{Image, ToHome, ToRemote, Token};
+use super::known::Known;
 use super::lasting::{Event, Lasting, PING};
 use super::link::{Keys, LinkError, Receiver, Sender};
 use super::look;
@@ -82,6 +83,8 @@ struct Body {
     pager: Option<Arc<Pager>>,
     /// The number of the connection by which they do.
     page_link: u32,
+    /// What home holds of its memory.
+    known: Arc<Known>,
     /// As long as this is open, it is heard of what the body does with its mappings.
     listens: Option<OwnedFd>,
     /// It waits for all its pages, to make a child.
@@ -106,6 +109,7 @@ impl Body {
             lines: HashMap::new(),
             pager: None,
             page_link: 0,
+            known: Arc::default(),
             listens: None,
             wants_pages: false,
             wanted_home: false,

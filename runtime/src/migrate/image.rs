@@ -60,6 +60,8 @@ pub struct Mapping {
     pub flags: u32,
     /// What it shows, where others see that, too.
     pub shared: Option<Part>,
+    /// At home it shows a file that nobody writes; away it is a copy of that.
+    pub copy: bool,
 }
 
 /// From where on a mapping shows memory that is shared.

@@ -67,7 +67,14 @@ impl Line {
     /// As it is made anew elsewhere.
     pub fn mapping(&self) -> Mapping {
         let flags = if self.name == "[stack]" { libc::MAP_GROWSDOWN.cast_unsigned() } else { 0 };
-        Mapping { start: self.start, end: self.end, protection: self.protection, flags, shared: None }
+        Mapping {
+            start: self.start,
+            end: self.end,
+            protection: self.protection,
+            flags,
+            shared: None,
+            copy: false,
+        }
     }
 }
 

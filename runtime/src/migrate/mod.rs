@@ -22,6 +22,7 @@ pub mod freeze;
 pub mod guest;
 pub mod home;
 pub mod image;
+pub mod known;
 mod lasting;
 pub mod link;
 pub mod look;

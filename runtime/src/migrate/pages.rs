@@ -19,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
+use super::known::{Change, Known};
 use super::link::{LinkError, Receiver, Sender};
 use super::look::PAGE;
 use super::sys::{self, Userfaultfd};
@@ -31,20 +32,11 @@ const HIGHEST: u64 = 0x7fff_ffff_f000;
 /// The address of a record that says that all has been sent.
 const DONE: u64 = u64::MAX;
 
-/// What the other side has where nothing is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ground {
-    /// Zeros: they do not travel.
-    Fresh,
-    /// What the process was before: zeros travel as a number, 8 octets instead of pages.
-    Old,
-}
-
 /// The side that has the memory.
 #[derive(Debug)]
 pub struct Source {
     pid: Pid,
-    ground: Ground,
+    known: Option<Arc<Known>>,
     rest: Rest,
     /// How many records have been sent, and each run with how many had been before it.
     records: u64,
@@ -52,9 +44,10 @@ pub struct Source {
 }
 
 impl Source {
-    /// The memory of `pid` in these ranges, in which the process does not change anything meanwhile.
-    pub fn new(pid: Pid, content: &[(u64, u64)], ground: Ground) -> Self {
-        Self { pid, ground, rest: Rest::of(content), records: 0, sent: Vec::new() }
+    /// The memory of `pid` in these ranges, in which the process does not change anything meanwhile. What the other
+    /// side has is `known`, or it has zeros.
+    pub fn new(pid: Pid, content: &[(u64, u64)], known: Option<Arc<Known>>) -> Self {
+        Self { pid, known, rest: Rest::of(content), records: 0, sent: Vec::new() }
     }
 
     /// Goes on on another connection behind the record of this number. A run of which some has arrived is sent
@@ -157,27 +150,33 @@ impl Source {
         sender.put(&record)
     }
 
-    /// Sends pages in runs without zeros between; `asked`: the first page travels even if it is zero.
+    /// Sends pages in runs without what the other side has between; `asked`: it waits for the first page, even if that
+    /// is zero. Where it has other content, zeros travel as a number, 8 octets instead of pages.
     fn send_run(&mut self, sender: &mut Sender, start: u64, end: u64, asked: bool) -> Result<(), LinkError> {
         self.sent.push((self.records, start, end));
         let mut memory = vec![0_u8; usize::try_from(end - start).unwrap_or(0)];
         read(self.pid, start, &mut memory);
         let page = usize::try_from(PAGE).unwrap_or(0);
         let mut run: Option<usize> = None;
-        let pages = memory.len() / page;
-        for number in 0..=pages {
-            let zero = number == pages || memory[number * page..][..page].iter().all(|octet| *octet == 0);
-            match (zero, run) {
-                (false, None) => run = Some(number),
-                (true, Some(first)) => {
+        for number in 0..=memory.len() / page {
+            let at = start + (number * page) as u64;
+            let change = match (memory.get(number * page..(number + 1) * page), &self.known) {
+                (None, _) => Change::None,
+                (Some(content), Some(known)) => known.compare(at, content),
+                (Some(content), None) if content.iter().all(|octet| *octet == 0) => Change::None,
+                (Some(_), None) => Change::Content,
+            };
+            match (change, run) {
+                (Change::Content, None) => run = Some(number),
+                (Change::None | Change::Zero, Some(first)) => {
                     self.send(sender, start + (first * page) as u64, &memory[first * page..number * page])?;
                     run = None;
                 }
                 _ => {}
             }
-            if zero && number < pages && self.ground == Ground::Old {
-                self.send(sender, start + (number * page) as u64, &PAGE.to_le_bytes())?;
-            } else if zero && asked && number == 0 {
+            if change == Change::Zero {
+                self.send(sender, at, &PAGE.to_le_bytes())?;
+            } else if change == Change::None && asked && number == 0 {
                 self.send(sender, start, &[])?;
             }
         }
@@ -217,6 +216,7 @@ pub struct Pager {
     /// Told of each change of `places`.
     changed: Condvar,
     content: Vec<(u64, u64)>,
+    known: Arc<Known>,
     /// By which pages are asked for.
     asks: Mutex<Sender>,
     /// How many records have come.
@@ -266,13 +266,19 @@ impl Places {
 
 impl Pager {
     /// A pager for what has been registered with `userfaultfd`; `content`: what comes from home, all else is
-    /// zero.
-    pub fn new(userfaultfd: Userfaultfd, content: Vec<(u64, u64)>, asks: Sender) -> Arc<Self> {
+    /// zero. `known` hears of what has come.
+    pub fn new(
+        userfaultfd: Userfaultfd,
+        content: Vec<(u64, u64)>,
+        known: Arc<Known>,
+        asks: Sender,
+    ) -> Arc<Self> {
         Arc::new(Self {
             userfaultfd,
             places: Mutex::default(),
             changed: Condvar::new(),
             content,
+            known,
             asks: Mutex::new(asks),
             received: AtomicU64::new(0),
         })
@@ -367,6 +373,7 @@ impl Pager {
             if memory.is_empty() {
                 self.zero(address)?;
             } else {
+                self.known.note(address, memory);
                 self.put(address, memory)?;
             }
             self.received.fetch_add(1, Ordering::SeqCst);
@@ -492,7 +499,7 @@ impl Pager {
 mod tests {
     use nix::unistd::Pid;
 
-    use super::{Ground, PAGE, Places, RUN, Rest, Source};
+    use super::{PAGE, Places, RUN, Rest, Source};
 
     #[test]
     fn pages_follow_what_the_program_does_with_its_mappings() {
@@ -538,7 +545,7 @@ mod tests {
     #[test]
     fn over_another_connection_all_is_sent_that_has_not_come() {
         let first = 16 * PAGE;
-        let mut source = Source::new(Pid::from_raw(1), &[(first, first + 4 * RUN)], Ground::Fresh);
+        let mut source = Source::new(Pid::from_raw(1), &[(first, first + 4 * RUN)], None);
         // Runs of two records, of none, and of one.
         for records in [2, 0, 1] {
             let (start, end) = source.rest.next().unwrap();

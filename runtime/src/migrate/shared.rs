@@ -93,7 +93,8 @@ impl Object {
 
 /// A mapping as it travels.
 pub fn mapping(line: &Line, objects: &[Object]) -> Mapping {
-    Mapping { shared: part(line, objects), ..line.mapping() }
+    let shared = part(line, objects);
+    Mapping { shared, copy: line.shared && shared.is_none(), ..line.mapping() }
 }
 
 /// What a mapping shows of these.

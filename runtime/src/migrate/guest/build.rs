@@ -20,6 +20,7 @@ use crate::migrate::blob::Blob;
 use crate::migrate::filter::filter;
 use crate::migrate::freeze::{empty_process, empty_thread, octets, octets_mut, registers_from_words};
 use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToHome};
+use crate::migrate::known::Known;
 use crate::migrate::link;
 use crate::migrate::look::{self, PAGE};
 use crate::migrate::pages::{Pager, hold_back};
@@ -120,7 +121,13 @@ impl Guest {
         for map in image.maps.iter().filter(|map| map.shared.is_none()) {
             userfaultfd.register(map.start, map.end - map.start)?;
         }
-        let pager = Pager::new(userfaultfd, image.content.clone(), sender);
+        let copies = |(start, _): &(u64, u64)| {
+            image.maps.iter().any(|map| map.copy && (map.start..map.end).contains(start))
+        };
+        // Of a copy home has the file, and not the content.
+        let held = image.content.iter().copied().filter(|range| !copies(range));
+        body.known = Arc::new(Known::new(held));
+        let pager = Pager::new(userfaultfd, image.content.clone(), Arc::clone(&body.known), sender);
         for (address, content) in &image.hot {
             pager.put(*address, content)?;
         }

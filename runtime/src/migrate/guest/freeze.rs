@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use nix::unistd::Pid;
 use tesela_shim::layout::{
@@ -195,10 +196,10 @@ impl Guest {
                 return Ok(self.link.send(&ToHome::NotFrozen { tgid, reason })?);
             }
         };
-        let content = image.content.clone();
+        let (content, known) = (image.content.clone(), Arc::clone(&body.known));
         let (channel, keys) = new_channel()?;
         self.link.send(&ToHome::Frozen(Box::new(image), channel))?;
-        let purpose = Purpose::Homeward(pid, content);
+        let purpose = Purpose::Homeward(pid, content, known);
         self.want(channel.token, Wanted::new(tgid, keys, purpose))
     }
 

@@ -15,9 +15,10 @@ use tesela_shim::layout::{CONTROL_CHANNEL, CONTROL_CHILD, CONTROL_CHILD_SOCKET, 
 
 use super::{Body, Guest, GuestError, News, control_pair};
 use crate::migrate::image::{Channel, ToHome, Token};
+use crate::migrate::known::Known;
 use crate::migrate::lasting::{SILENCE, hang_up};
 use crate::migrate::link::{self, Keys};
-use crate::migrate::pages::{Ground, Source, hold_back};
+use crate::migrate::pages::{Source, hold_back};
 use crate::migrate::shared::{self, Object};
 
 /// A connection that is waited for.
@@ -58,7 +59,7 @@ pub enum Purpose {
     /// The way home of what the bodies share.
     Unshare,
     /// The way home of a body's memory.
-    Homeward(Pid, Vec<(u64, u64)>),
+    Homeward(Pid, Vec<(u64, u64)>, Arc<Known>),
 }
 
 /// A thread's channel, as this side has it.
@@ -140,7 +141,7 @@ impl Guest {
             Purpose::Channel { tid, generation } => self.channel_comes(tgid, tid, generation, stream, keys),
             Purpose::Pages => self.pages_come(tgid, stream, keys),
             Purpose::Unshare => unshare(Arc::clone(&self.objects), stream, keys),
-            Purpose::Homeward(pid, content) => homeward(pid, &content, stream, keys),
+            Purpose::Homeward(pid, content, known) => homeward(pid, &content, known, stream, keys),
         };
         self.or_lost(tgid, done)
     }
@@ -192,8 +193,9 @@ impl Guest {
         if process {
             let (ours, theirs) = control_pair()?;
             child.control = Some(theirs);
-            let image = Arc::clone(&body.image);
-            self.bodies.insert(tid, Body::new(None, ours, image));
+            // Home has made a copy, too, of what it holds.
+            let (image, known) = (Arc::clone(&body.image), Arc::clone(&body.known));
+            self.bodies.insert(tid, Body { known, ..Body::new(None, ours, image) });
         }
         if let Some(body) = self.bodies.get_mut(&tgid) {
             body.threads.insert(tid, slot);
@@ -382,9 +384,15 @@ fn unshare(objects: Arc<Vec<Object>>, stream: TcpStream, keys: Keys) -> Result<(
     Ok(())
 }
 
-fn homeward(pid: Pid, content: &[(u64, u64)], stream: TcpStream, keys: Keys) -> Result<(), GuestError> {
+fn homeward(
+    pid: Pid,
+    content: &[(u64, u64)],
+    known: Arc<Known>,
+    stream: TcpStream,
+    keys: Keys,
+) -> Result<(), GuestError> {
     let (sender, receiver) = link::split(stream, keys)?;
-    let mut source = Source::new(pid, content, Ground::Old);
+    let mut source = Source::new(pid, content, Some(known));
     std::thread::Builder::new().name("homeward".into()).spawn(move || {
         if let Err(error) = source.serve(sender, receiver) {
             tracing::debug!(%pid, %error, "its memory has gone home");

@@ -12,7 +12,7 @@ use super::connector::{ATTEMPT, connect};
 use crate::migrate::image::Channel;
 use crate::migrate::lasting::hang_up;
 use crate::migrate::link::{self, Keys, LinkError};
-use crate::migrate::pages::{Ground, Source, hold_back};
+use crate::migrate::pages::{Source, hold_back};
 
 /// A thread that sends it.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Outgoing {
     /// # Errors
     /// Those of the socket and of making threads.
     pub fn begin(pid: Pid, content: &[(u64, u64)], stream: TcpStream, keys: Keys) -> io::Result<Self> {
-        let mut source = Source::new(pid, content, Ground::Fresh);
+        let mut source = Source::new(pid, content, None);
         let line = Arc::new(Line::default());
         let own = Arc::clone(&line);
         let thread = thread::Builder::new().name("pages".into()).spawn(move || {
