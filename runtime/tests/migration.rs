@@ -203,6 +203,47 @@ for k in range(20):
 }
 
 #[test]
+fn a_file_that_is_mapped_beyond_its_end_may_be_mapped_over() {
+    // As the loader of libraries does: away, where it is caught in the middle of that.
+    let loads = "
+import ctypes
+mmap = ctypes.CDLL(None, use_errno=True).mmap
+mmap.restype, mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+page = 4096
+with open('/bin/true', 'rb') as file:
+    size = (file.seek(0, 2) + page - 1) // page * page
+    at = mmap(None, size + 2 * page, 1, 2, file.fileno(), 0)
+print('ready', flush=True)
+input()
+assert mmap(at + size - page, 2 * page, 3, 0x32, -1, 0) == at + size - page
+ctypes.memset(at + size - page, 7, 2 * page)
+print('mapped', flush=True)
+input()
+assert ctypes.string_at(at + size - page, 2 * page) == b'\\x07' * 2 * page
+assert ctypes.string_at(at + 1, 3) == b'ELF'
+print('sound', flush=True)
+";
+    let mut program = Command::new("/usr/bin/python3")
+        .args(["-c", loads])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut input = program.stdin.take().unwrap();
+    assert_eq!(output.next().as_deref(), Some("ready"));
+    let mut away = Away::send(program.id(), false);
+    assert!(away.arrived());
+    input.write_all(b"\n").unwrap();
+    assert_eq!(output.next().as_deref(), Some("mapped"));
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
+    input.write_all(b"\n").unwrap();
+    assert_eq!(output.next().as_deref(), Some("sound"));
+    assert!(await_end(&mut program, "python").success());
+}
+
+#[test]
 fn threads_that_have_ended_leave_nothing_behind() {
     // More than there are slots, and descriptors for their channels.
     let threads = "

@@ -1,7 +1,7 @@
 //! A process comes home: its deputy becomes itself again.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt as _;
@@ -15,7 +15,7 @@ use super::{Arriving, Home, HomeError, new_channel};
 use crate::migrate::freeze::registers_from_words;
 use crate::migrate::image::{Image, Mapping, ThreadImage, ToRemote};
 use crate::migrate::link::{self, Keys, LinkError};
-use crate::migrate::look::{self, Line};
+use crate::migrate::look::{self, Line, PAGE};
 use crate::migrate::shared::{self, Object};
 use crate::migrate::sys;
 use crate::migrate::tracee::Tracee;
@@ -202,7 +202,9 @@ impl Home {
         let own = |line: &Line| !line.is_special() && !region.contains(&line.start);
         let before: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
         let had: Vec<(u64, u64)> = before.iter().map(|line| (line.start, line.end)).collect();
-        let kept = kept(&before, &image.maps, &self.objects);
+        let writable = before.iter().cloned().map(|line| within_file(pid, line, &image.content));
+        let writable = writable.collect::<io::Result<Vec<Line>>>()?;
+        let kept = kept(&writable, &image.maps, &self.objects);
         for (start, end) in without(&had, &kept) {
             call(libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])?;
         }
@@ -350,6 +352,20 @@ fn content(pid: Pid, pieces: &[Piece], but: &[(u64, u64)]) -> Result<(), HomeErr
         }
     }
     Ok(())
+}
+
+/// A mapping without what lies behind the end of its file, if there is content for that: nobody can write there. The
+/// program has mapped something else at that place since (a library that was being loaded when it left).
+fn within_file(pid: Pid, line: Line, content: &[(u64, u64)]) -> io::Result<Line> {
+    let met = content.iter().any(|(start, end)| *start < line.end && *end > line.start);
+    if line.inode == 0 || line.shared || !met {
+        return Ok(line);
+    }
+    let about = fs::metadata(format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end))?;
+    let shown = about.len().next_multiple_of(PAGE).saturating_sub(line.offset);
+    let end = line.end.min(line.start.saturating_add(shown));
+    let is_behind = content.iter().any(|(start, last)| *start.max(&end) < *last.min(&line.end));
+    Ok(if about.is_file() && is_behind { Line { end, ..line } } else { line })
 }
 
 /// What is mapped at home as it is away, but for its content and protection: in order.
