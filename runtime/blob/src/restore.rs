@@ -20,6 +20,8 @@ use crate::sys::{self, nr};
 const PRIVATE: u64 = 0x02 | 0x20 | 0x4000 | 0x10_0000;
 /// MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE
 const SHARED: u64 = 0x01 | 0x4000 | 0x10_0000;
+/// MAP_LOCKED
+const LOCKED: u64 = 0x2000;
 /// MREMAP_MAYMOVE | MREMAP_FIXED
 const MOVE: u64 = 3;
 
@@ -75,10 +77,16 @@ fn build(process: &mut Process, plan: &mut Plan) -> Result<(), i64> {
     // SAFETY: the maps follow the plan.
     let maps = unsafe { core::slice::from_raw_parts(maps as *const Map, plan.maps as usize) };
     for map in maps {
-        let flags = if map.fd < 0 { PRIVATE } else { SHARED } | u64::from(map.flags);
+        let flags = if map.fd < 0 { PRIVATE } else { SHARED } | u64::from(map.flags) & !LOCKED;
         let (length, protection) = (map.end - map.start, map.protection.into());
         // SAFETY: a free place, for FIXED_NOREPLACE would fail otherwise.
         unsafe { checked(sys::call(nr::MMAP, [map.start, length, protection, flags, map.fd as u64, map.offset]))? };
+        if u64::from(map.flags) & LOCKED != 0 {
+            // A page at a time as they come: now they would be zero.
+            const ONFAULT: u64 = 1;
+            // SAFETY: it changes no content.
+            unsafe { checked(sys::call(nr::MLOCK2, [map.start, length, ONFAULT, 0, 0, 0]))? };
+        }
     }
     for map in maps.iter().filter(|map| map.fd >= 0) {
         // SAFETY: the agent's; several maps may have had the same.

@@ -28,6 +28,7 @@ pub mod nr {
     pub const PREAD64: u64 = 17;
     pub const SCHED_YIELD: u64 = 24;
     pub const MREMAP: u64 = 25;
+    pub const MLOCK2: u64 = 325;
     pub const PAUSE: u64 = 34;
     pub const GETPID: u64 = 39;
     pub const SENDTO: u64 = 44;

@@ -323,7 +323,7 @@ pub struct Map {
     pub end: u64,
     /// `PROT_…`.
     pub protection: u32,
-    /// `MAP_GROWSDOWN` or 0.
+    /// `MAP_GROWSDOWN` and `MAP_LOCKED`, or 0.
     pub flags: u32,
     /// The descriptor of what is shared; -1: it is the body's own.
     pub fd: i64,

@@ -86,6 +86,22 @@ pub fn movable(lines: &[Line], objects: &[Object]) -> Result<Vec<Mapping>, &'sta
     .collect()
 }
 
+/// How much memory may be kept out of swap by a process that moves: as much as any user's may by Debian's limit.
+const LOCKED: u64 = 8 << 20;
+
+/// What keeps a process at home that is none of its mappings.
+fn held(pid: Pid) -> Result<(), FreezeError> {
+    let mut tids = look::threads(pid)?.into_iter();
+    if tids.any(|tid| look::is_real_time(pid, tid).unwrap_or(false)) {
+        return Err(FreezeError::CantMove("rt_sched"));
+    }
+    // The deputy makes calls of its own, which its filter may not let through.
+    if look::status(pid, "Seccomp")? != "0" {
+        return Err(FreezeError::CantMove("seccomp"));
+    }
+    if look::locked(pid)?.1 > LOCKED { Err(FreezeError::CantMove("mem_lock")) } else { Ok(()) }
+}
+
 /// Other processes that this one shares memory with, and that move with it; nothing is stopped.
 ///
 /// # Errors
@@ -97,6 +113,7 @@ pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
     while !fresh.is_empty() {
         for member in fresh {
             let mut look = || {
+                held(Pid::from_raw(member))?;
                 let lines = look::maps(Pid::from_raw(member))?;
                 shared::collect(Pid::from_raw(member), &lines, &mut objects)?;
                 movable(&lines, &objects).map(drop).map_err(FreezeError::CantMove)
@@ -223,6 +240,7 @@ fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Result<(), Fr
     {
         return Err(FreezeError::CantMove("changed"));
     }
+    held(pid)?;
     *lines = look::maps(pid)?;
     Ok(())
 }
@@ -258,7 +276,9 @@ fn read_process(
 ) -> Result<(Image, u64, [u64; 3]), FreezeError> {
     let Stopped { pid, threads, lines } = process;
     let pid = *pid;
-    let maps = movable(lines, objects).map_err(FreezeError::CantMove)?;
+    let mut maps = movable(lines, objects).map_err(FreezeError::CantMove)?;
+    let (locked, _) = look::locked(pid)?;
+    maps.iter_mut().for_each(|map| map.locked = locked.contains(&map.start));
     let (vdso, site) = look::vdso(pid, lines)?;
     threads.iter_mut().for_each(|thread| thread.site = site);
     let mut marks = look::marks(pid)?;

@@ -62,6 +62,8 @@ pub struct Mapping {
     pub shared: Option<Part>,
     /// At home it shows a file that nobody writes; away it is a copy of that.
     pub copy: bool,
+    /// It is kept out of swap.
+    pub locked: bool,
 }
 
 /// From where on a mapping shows memory that is shared.

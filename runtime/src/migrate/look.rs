@@ -74,6 +74,7 @@ impl Line {
             flags,
             shared: None,
             copy: false,
+            locked: false,
         }
     }
 }
@@ -159,6 +160,45 @@ pub fn ids(pid: Pid, key: &str) -> io::Result<[u32; 4]> {
 pub fn rights(pid: Pid) -> io::Result<String> {
     let capable = !status(pid, "CapPrm")?.trim_start_matches('0').is_empty();
     Ok(format!("{:?} {capable}", ids(pid, "Uid")?))
+}
+
+/// Mappings that are kept out of swap (mlock(2)), by where they begin, and how many octets that is in all.
+///
+/// # Errors
+/// Those of /proc.
+pub fn locked(pid: Pid) -> io::Result<(Vec<u64>, u64)> {
+    let kilobytes = status(pid, "VmLck")?;
+    let all = kilobytes.split_ascii_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+    let all = all.ok_or(io::ErrorKind::InvalidData)? << 10;
+    let mut starts = Vec::new();
+    if all > 0 {
+        let mut start = None;
+        for line in text(format!("/proc/{pid}/smaps"))?.lines() {
+            match line.strip_prefix("VmFlags:") {
+                Some(flags) if flags.split_ascii_whitespace().any(|flag| flag == "lo") => {
+                    starts.extend(start)
+                }
+                Some(_) => {}
+                None => {
+                    let begins =
+                        line.split_once('-').and_then(|(start, _)| u64::from_str_radix(start, 16).ok());
+                    start = begins.or(start);
+                }
+            }
+        }
+    }
+    Ok((starts, all))
+}
+
+/// Whether a thread has real-time priority (sched(7)).
+///
+/// # Errors
+/// Those of /proc.
+pub fn is_real_time(pid: Pid, tid: Pid) -> io::Result<bool> {
+    let text = text(format!("/proc/{pid}/task/{tid}/stat"))?;
+    let behind = text.rsplit_once(") ").map(|(_, behind)| behind).unwrap_or_default();
+    // The 41st of proc(5), and the state is the 3rd: SCHED_FIFO, SCHED_RR, SCHED_DEADLINE.
+    Ok(behind.split_ascii_whitespace().nth(41 - 3).is_some_and(|policy| ["1", "2", "6"].contains(&policy)))
 }
 
 /// The value of a line of /proc/PID/status.

@@ -69,7 +69,7 @@ impl From<TraceError> for io::Error {
             TraceError::Ended => Self::from_raw_os_error(libc::ESRCH),
             TraceError::System(error) => error.into(),
             TraceError::Io(error) => error,
-            TraceError::Astray(_) => Self::other(error),
+            TraceError::Call { .. } | TraceError::Astray(_) => Self::other(error),
         }
     }
 }
@@ -86,6 +86,16 @@ pub enum TraceError {
     /// The kernel refuses.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The kernel refuses a call that it was made to do.
+    #[error("its call {nr} with {args:x?}: {error}")]
+    Call {
+        /// The call's number.
+        nr: i64,
+        /// Its arguments.
+        args: [u64; 6],
+        /// What the kernel says.
+        error: Errno,
+    },
     /// It stopped elsewhere than it was told to.
     #[error("it stopped by {0} where it should not")]
     Astray(String),
@@ -223,7 +233,10 @@ impl Tracee {
         let value = self.call(nr, args)?;
         match u64::try_from(value) {
             Ok(value) => Ok(value),
-            Err(_) => Err(Errno::from_raw(i32::try_from(-value).unwrap_or(0)).into()),
+            Err(_) => {
+                let error = Errno::from_raw(i32::try_from(-value).unwrap_or(0));
+                Err(TraceError::Call { nr, args, error })
+            }
         }
     }
 

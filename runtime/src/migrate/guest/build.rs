@@ -307,7 +307,10 @@ fn plan(pid: Pid, image: &Image, plan_octets: u64) -> Result<Vec<u8>, GuestError
     let first = i64::from(FIRST_FD) + i64::try_from(image.threads.len()).map_err(io::Error::other)?;
     for map in &image.maps {
         let (fd, offset) = map.shared.map_or((-1, 0), |part| (first + i64::from(part.object), part.offset));
-        let Mapping { start, end, protection, flags, .. } = *map;
+        let Mapping { start, end, protection, mut flags, .. } = *map;
+        if map.locked {
+            flags |= libc::MAP_LOCKED.cast_unsigned();
+        }
         let map = Map { start, end, protection, flags, fd, offset };
         tail.extend_from_slice(octets(&map));
     }

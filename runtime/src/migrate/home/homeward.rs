@@ -221,7 +221,12 @@ impl Home {
         }
         // What has no content there is zero, or is the file's again.
         for (start, end) in without(&has, &image.content) {
-            call(libc::SYS_madvise, [start, end - start, libc::MADV_DONTNEED as u64, 0, 0, 0])?;
+            let advice = [start, end - start, libc::MADV_DONTNEED as u64, 0, 0, 0];
+            match leader.call(libc::SYS_madvise, advice)? {
+                0 => {}
+                // It is locked, and stays there.
+                _ => zero(pid, start, end)?,
+            }
         }
         let after: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
         // A shared mapping is the file's, as it was.
@@ -366,6 +371,11 @@ fn within_file(pid: Pid, line: Line, content: &[(u64, u64)]) -> io::Result<Line>
     let end = line.end.min(line.start.saturating_add(shown));
     let is_behind = content.iter().any(|(start, last)| *start.max(&end) < *last.min(&line.end));
     Ok(if about.is_file() && is_behind { Line { end, ..line } } else { line })
+}
+
+fn zero(pid: Pid, start: u64, end: u64) -> io::Result<()> {
+    let zeros = vec![0; usize::try_from(end - start).unwrap_or(0)];
+    OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?.write_all_at(&zeros, start)
 }
 
 /// What is mapped at home as it is away, but for its content and protection: in order.
