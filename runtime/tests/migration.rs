@@ -187,6 +187,28 @@ fn python(name: &str, program: &str) {
 }
 
 #[test]
+fn files_are_read_and_written_past_the_cache() {
+    let direct = "
+import hashlib, mmap, os
+m = mmap.mmap(-1, 8192, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+try:
+    fd = os.open('direct', os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+except OSError:
+    # A file system in memory may have none.
+    fd = os.open('direct', os.O_RDWR | os.O_CREAT)
+value = b'x'
+for i in range(3000):
+    value = hashlib.sha256(value * 300).digest()
+    m[:8192] = value * 256
+    os.pwritev(fd, [memoryview(m)[:4096], memoryview(m)[4096:]], i % 50 * 8192)
+    assert os.preadv(fd, [m], i * 7 % (min(i, 49) + 1) * 8192) == 8192
+    value += m[:32]
+print(hashlib.sha256(value).hexdigest())
+";
+    python("direct", direct);
+}
+
+#[test]
 fn what_can_be_done_at_home_only_is_done_there() {
     // It goes home by itself for setrlimit(2), which its next move finds done.
     let limits = "

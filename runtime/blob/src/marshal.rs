@@ -11,6 +11,9 @@ use crate::channel::{self, CarryError};
 use crate::user::{self, Fault};
 
 /// The most messages of one sendmmsg or recvmmsg: fewer than asked for is an answer that the calls have.
+/// What is shorter is no data for a disk.
+const SECTOR: u64 = 512;
+const PAGE: u64 = 4096;
 const MESSAGES: u64 = 4;
 /// Octets of structures that are put anew for the deputy.
 const SCRATCH: usize = 1024;
@@ -159,7 +162,14 @@ impl Message {
         if number == MAX_SEGMENTS || length > room {
             return Err(MarshalError::TooMuch);
         }
-        let offset = self.request.memory.max(64).next_multiple_of(16);
+        let behind = self.request.memory.max(64);
+        let like = match source {
+            Source::Memory(at) => at,
+            Source::Vectors(array, _) => user::read::<u64>(array)?,
+            Source::Strings(..) => 0,
+        };
+        // What goes to a disk past the cache (O_DIRECT) has to be aligned there as it is here.
+        let offset = if length < SECTOR { behind.next_multiple_of(16) } else { behind + like.wrapping_sub(behind) % PAGE };
         self.segments[number] = Segment { offset: offset as u32, length: length as u32, flags, got };
         self.sources[number] = source;
         self.request.segments += 1;
