@@ -219,8 +219,12 @@ const ADDER: &str = r#"$| = 1; while (<STDIN>) { $n += $_; print "$n $$ $<\n" } 
 
 impl Adder {
     fn start(user: u32) -> Self {
-        let mut child = Command::new("perl")
-            .args(["-e", ADDER])
+        Self::of("perl", ADDER, user)
+    }
+
+    fn of(interpreter: &str, program: &str, user: u32) -> Self {
+        let mut child = Command::new(interpreter)
+            .args([if interpreter == "perl" { "-e" } else { "-c" }, program])
             .uid(user)
             .gid(user)
             .stdin(Stdio::piped())
@@ -362,6 +366,62 @@ fn all_come_home_and_a_node_lets_none_in() {
         adder.adds(1, 3, USER);
         adder.ends(3);
     }
+}
+
+/// The same, but that its child adds up, in memory that the two share. It begins by saying the child's id.
+const FAMILY: &str = r#"
+import mmap, os, sys
+memory, (asked, ask), (answered, answer) = mmap.mmap(-1, 4096), os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(ask)
+    while os.read(asked, 1):
+        memory[1] += memory[0]
+        os.write(answer, b'.')
+    os._exit(0)
+print(child, flush=True)
+for line in sys.stdin:
+    memory[0] = int(line)
+    os.write(ask, b'.')
+    os.read(answered, 1)
+    print(memory[1], os.getpid(), os.getuid(), flush=True)
+os.close(ask)
+os.waitpid(child, 0)
+print('end', memory[1], flush=True)
+sys.exit(7)
+"#;
+
+#[test]
+fn those_that_share_memory_move_by_the_name_of_any() {
+    let cluster = Cluster::new();
+    let [one, two] = [1, 2].map(|number| cluster.node(number));
+    let mut family = Adder::of("/usr/bin/python3", FAMILY, USER);
+    let (pid, child) = (family.pid(), family.line().trim_end().to_owned());
+    family.adds(5, 5, USER);
+    let away = |pid: &str| format!("{pid}: on n2, at home on n1");
+    one.done(USER, &[&pid, "n2"], &away(&pid));
+    one.done(USER, &["--where", &child], &away(&child));
+    assert_eq!(
+        [&one, &two]
+            .map(|node| node.list())
+            .map(|list| { ["away", "guests"].map(|kind| list[kind].as_array().unwrap().len()) }),
+        [[2, 0], [0, 2]]
+    );
+    family.adds(6, 11, USER);
+    one.refused(ANOTHER, &[&child, "home"], 1, "is another user's");
+    one.done(USER, &[&child, "home"], &format!("{child}: at home (n1)"));
+    assert_eq!(one.list()["away"], json!([]));
+    two.no_guests();
+    family.adds(7, 18, USER);
+
+    one.done(USER, &["--lock", &child], "");
+    let why = format!("stays at home: shared: of process {child}, user_lock");
+    one.refused(USER, &[&pid, "n2"], 1, &why);
+    one.done(USER, &["--unlock", &child], "");
+    one.done(USER, &[&child, "n2"], &away(&child));
+    one.done(USER, &["--where", &pid], &away(&pid));
+    family.adds(8, 26, USER);
+    family.ends(26);
 }
 
 #[test]
