@@ -186,6 +186,86 @@ fn python(name: &str, program: &str) {
     moves(name, &format!("exec /usr/bin/python3 -c \"{program}\""), 12);
 }
 
+/// A program that writes a file by a mapping alone, and ends when it is told so.
+fn writes_by_mapping(directory: &Path, file: &Path) -> Child {
+    let script = format!(
+        "exec /usr/bin/python3 -c \"
+import ctypes, os
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+fd = os.open('{}', os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 8192)
+at = libc.mmap(None, ctypes.c_size_t(8192), 3, 1, fd, ctypes.c_long(0))
+os.close(fd)
+ready, go = open('ready', 'r+b', 0), open('go', 'rb', 0)
+ready.write(b'.')
+go.read(1)
+ctypes.memset(at, 65, 8192)
+\"",
+        file.display()
+    );
+    for fifo in ["ready", "go"] {
+        nix::unistd::mkfifo(&directory.join(fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    start(&script, &directory.join("output"))
+}
+
+#[test]
+fn what_is_written_by_a_mapping_away_is_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let in_memory = tempfile::Builder::new().tempfile_in("/dev/shm").unwrap().into_temp_path();
+    for file in [&*directory.path().join("file"), &*in_memory] {
+        let mut program = writes_by_mapping(directory.path(), file);
+        let mut go = File::options().read(true).write(true).open(directory.path().join("go")).unwrap();
+        File::open(directory.path().join("ready")).unwrap().read_exact(&mut [0]).unwrap();
+        let mut away = Away::send(program.id(), false);
+        assert!(away.arrived());
+        go.write_all(b".").unwrap();
+        assert!(await_end(&mut program, "python3").success());
+        if file.starts_with(directory.path()) {
+            assert_eq!(std::fs::read(file).unwrap(), [65; 8192], "as soon as it has ended");
+        }
+        let (home, guest) = away.recall();
+        assert!(home.success() && guest.success(), "{home}, {guest}");
+        assert_eq!(std::fs::read(file).unwrap(), [65; 8192]);
+        for fifo in ["ready", "go"] {
+            std::fs::remove_file(directory.path().join(fifo)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_page_of_a_file_that_has_been_cleared_stays_so() {
+    let cleared = "
+import hashlib, mmap
+with open('content', 'wb') as content:
+    content.write(b'x' * 16384)
+with open('content', 'rb') as content:
+    m = mmap.mmap(content.fileno(), 16384, access=mmap.ACCESS_COPY)
+m[:8192] = bytes(8192)
+for _ in range(6000):
+    hashlib.sha256(b'x' * 50000).digest()
+print(m[:].count(b'\\0'), m[:].count(b'x'))
+";
+    python("cleared", cleared);
+}
+
+#[test]
+fn locked_memory_moves_as_far_as_any_user_may_lock_it() {
+    let locked = "
+import ctypes, hashlib, mmap
+m = mmap.mmap(-1, 40960, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+m[:4096] = b'x' * 4096
+libc = ctypes.CDLL(None)
+at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+assert libc.mlock(ctypes.c_void_p(at), ctypes.c_size_t(40960)) == 0
+for _ in range(4000):
+    hashlib.sha256(b'x' * 50000).digest()
+print(m[:].count(b'x'), [line for line in open('/proc/self/status') if line.startswith('VmLck')])
+";
+    python("locked", locked);
+}
+
 #[test]
 fn files_are_read_and_written_past_the_cache() {
     let direct = "

@@ -10,10 +10,10 @@ use tesela_shim::wire::{
 use crate::channel::{self, CarryError};
 use crate::user::{self, Fault};
 
-/// The most messages of one sendmmsg or recvmmsg: fewer than asked for is an answer that the calls have.
 /// What is shorter is no data for a disk.
 const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;
+/// The most messages of one sendmmsg or recvmmsg: fewer than asked for is an answer that the calls have.
 const MESSAGES: u64 = 4;
 /// Octets of structures that are put anew for the deputy.
 const SCRATCH: usize = 1024;

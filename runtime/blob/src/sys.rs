@@ -53,7 +53,9 @@ pub mod nr {
     pub const GETTID: u64 = 186;
     pub const FUTEX: u64 = 202;
     pub const SET_TID_ADDRESS: u64 = 218;
+    pub const EXECVE: u64 = 59;
     pub const EXIT_GROUP: u64 = 231;
+    pub const EXECVEAT: u64 = 322;
     pub const TGKILL: u64 = 234;
     pub const SET_ROBUST_LIST: u64 = 273;
     pub const CLOSE: u64 = 3;

@@ -263,8 +263,8 @@ pub struct Process {
     pub whole: i32,
     /// Changes where the lock has come free, or a thread has got its channel (body).
     pub turn: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Not 0: it writes a file by a mapping (body), and goes home to end or to become another program.
+    pub files: u32,
 }
 
 const _: () = assert!(size_of::<Thread>() as u64 <= PROCESS_AT);

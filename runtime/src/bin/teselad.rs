@@ -37,6 +37,9 @@ fn main() -> ExitCode {
     if let Err(error) = SigSet::empty().thread_set_mask() {
         return fail(&format!("cannot let signals through: {error}"), 1);
     }
+    if let Err(error) = migrate::ignore_leases() {
+        return fail(&format!("cannot ignore SIGIO: {error}"), 1);
+    }
     match task {
         Task::Home(pid) => return side(|| migrate::home_side(pid)),
         Task::Guest => return side(migrate::guest_side),

@@ -74,13 +74,7 @@ pub type Agreed = HashMap<i32, String>;
 pub fn movable(lines: &[Line], objects: &[Object]) -> Result<Vec<Mapping>, &'static str> {
     let own = lines.iter().filter(|line| !line.is_special());
     own.map(|line| match line {
-        // /dev/zero, mapped shared, is memory that those share who have inherited it.
-        Line { shared: true, name, .. }
-            if name.starts_with("/dev/")
-                && !["/dev/shm/", "/dev/zero"].iter().any(|memory| name.starts_with(memory)) =>
-        {
-            Err("mmap_dev")
-        }
+        line if shared::is_device(line) => Err("mmap_dev"),
         line => Ok(shared::mapping(line, objects)),
     })
     .collect()
@@ -158,7 +152,11 @@ pub fn freeze(pid: Pid, agreed: Option<&Agreed>) -> Result<Group, FreezeError> {
         Ok(()) => Ok(group),
         Err(error) => {
             for frozen in group.members {
-                frozen.release()?;
+                let tgid = frozen.image.tgid;
+                // One that is gone needs nothing any more, and the others have to go on.
+                if let Err(error) = frozen.release() {
+                    tracing::warn!(tgid, %error, "a process that was being stopped cannot be let go");
+                }
             }
             release(stopped.into_iter().flat_map(|process| process.threads));
             Err(error)
@@ -251,12 +249,15 @@ fn read_group(first: Pid, stopped: &mut Vec<Stopped>, group: &mut Group) -> Resu
     lines.sort_by_key(|line| line.start);
     let base = look::free(&lines, REGION + (64 << 20), SLOT).ok_or(FreezeError::CantMove("no_room"))?;
     let mut first_fd = 0;
-    let mut last_fd = u64::MAX;
+    let (mut last_fd, mut used) = (u64::MAX, None);
     for process in stopped.iter() {
         let (own, last) = descriptors(process.pid)?;
+        let highest = highest_fd(process.pid)?;
         (first_fd, last_fd) = (first_fd.max(own), last_fd.min(last));
+        used = used.max(highest);
     }
-    if first_fd > last_fd {
+    // The program's own would be taken for ours.
+    if first_fd > last_fd || used.is_some_and(|used| used >= first_fd) {
         return Err(FreezeError::CantMove("no_room"));
     }
     while !stopped.is_empty() {
@@ -331,6 +332,7 @@ fn read_process(
             .iter()
             .map(|one| [one.handler, one.flags, one.restorer, one.mask])
             .collect(),
+        files: lines.iter().any(|line| shared::is_of_file(line, objects)),
         hot,
         threads: images,
         pending: Vec::new(),
@@ -450,7 +452,7 @@ pub fn registers_from_words(words: &[u64]) -> libc::user_regs_struct {
     }
 }
 
-/// Puts threads back where they were, and takes the region away.
+/// Puts threads back where they were.
 pub fn restore_registers(threads: &[Tracee], images: &[ThreadImage]) -> Result<(), TraceError> {
     for (thread, image) in threads.iter().zip(images) {
         thread.set_registers(&registers_from_words(&image.registers))?;
@@ -549,6 +551,11 @@ fn descriptors(pid: Pid) -> io::Result<(u64, u64)> {
     let hard = hard.min(1 << 20);
     let room = CHANNEL_ROOM.min(hard / 2);
     Ok((soft.min(hard - room), hard - room))
+}
+
+fn highest_fd(pid: Pid) -> io::Result<Option<u64>> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).max())
 }
 
 /// How many descriptors a process gets beyond its own for its channels.

@@ -155,6 +155,8 @@ pub struct Home {
     labels: [u64; 3],
     /// What the processes share. Where there is anything, all come home together.
     objects: Vec<Object>,
+    /// Its content is at home again.
+    unshared: bool,
     deputies: HashMap<i32, Deputy>,
     /// Threads that the kernel has told of before their maker did.
     early: HashMap<i32, Tracee>,
@@ -182,8 +184,7 @@ pub struct Home {
 struct Arriving {
     image: Image,
     /// By which its memory comes.
-    connection: TcpStream,
-    keys: Keys,
+    pages: Channel,
 }
 
 /// A signal that has been sent on.
@@ -230,6 +231,7 @@ impl Home {
             entry: first.entry,
             labels: first.labels,
             objects,
+            unshared: false,
             deputies: HashMap::new(),
             early: HashMap::new(),
             homecoming: None,
@@ -262,7 +264,7 @@ impl Home {
             Err(error) => {
                 home.say_bye();
                 for frozen in members {
-                    at_work = abandon(frozen, at_work)?;
+                    at_work = abandon(frozen, at_work);
                 }
                 Err(error)
             }
@@ -385,6 +387,9 @@ impl Home {
         loop {
             // The other side has to hear even that it is all over, if it can.
             if self.deputies.is_empty() && (!self.link.is_lost() || self.link.unheard() > patience()) {
+                if let Err(error) = self.fetch_shared() {
+                    tracing::error!(%error, "what the processes wrote into shared memory is lost");
+                }
                 return Ok(if self.homecoming.is_some() { Left::AtHome } else { Left::Ended });
             }
             let mut ready = [
@@ -539,13 +544,18 @@ fn new_channel() -> io::Result<(Channel, Keys)> {
 }
 
 /// Takes everything back that was done to a process: it goes on at home as if nothing had been asked. The
-/// first `at_work` of its threads wait for calls from away; returns how many of others' do.
-fn abandon(mut frozen: Frozen, at_work: usize) -> Result<usize, HomeError> {
-    for thread in frozen.threads.iter_mut().take(at_work) {
-        thread.stop()?;
-        thread.quiet()?;
+/// first `at_work` of its threads wait for calls from away; returns how many of others' do. One that has ended
+/// meanwhile keeps the others from nothing.
+fn abandon(mut frozen: Frozen, at_work: usize) -> usize {
+    let (left, tgid) = (at_work.saturating_sub(frozen.threads.len()), frozen.image.tgid);
+    let mut stop = || {
+        frozen.threads.iter_mut().take(at_work).try_for_each(|thread| {
+            thread.stop()?;
+            thread.quiet().map(drop)
+        })
+    };
+    if let Err(error) = stop().and_then(|()| frozen.release()) {
+        tracing::warn!(tgid, %error, "a process that did not leave cannot be let go");
     }
-    let left = at_work.saturating_sub(frozen.threads.len());
-    frozen.release()?;
-    Ok(left)
+    left
 }

@@ -43,6 +43,8 @@ pub struct Image {
     pub pending: Vec<Vec<u8>>,
     /// Ranges of memory that have content; what is outside of them is zero.
     pub content: Vec<(u64, u64)>,
+    /// It writes a file by a mapping, which others may read as soon as it has ended.
+    pub files: bool,
     /// Pages that it needs at once: address and content.
     pub hot: Vec<(u64, Vec<u8>)>,
 }

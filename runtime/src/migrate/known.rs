@@ -1,9 +1,10 @@
 //! What home holds of a body's memory: only what differs from it travels home.
 //!
 //! Home keeps the memory of a process as it was when it left. Every page that comes is remembered by a hash of it,
-//! under the address that it has at home; a page with another hash has changed. Whoever makes two pages with the same
-//! hash changes his own memory at home, and nobody else's, so the hash need not resist that.
+//! under the address that it has at home; a page with another hash has changed. The hash has a seed that nobody knows, so
+//! nobody can make two pages that have the same.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use twox_hash::XxHash3_128;
@@ -15,13 +16,20 @@ use super::look::PAGE;
 pub struct Known {
     /// Ranges in order: where they begin, and a hash for each page; 0: home has zeros there.
     ranges: Mutex<Vec<(u64, Vec<u128>)>>,
+    seed: u64,
 }
 
 impl Known {
     /// Of a process whose memory at home has content in these ranges, none of which has come yet.
-    pub fn new(content: impl Iterator<Item = (u64, u64)>) -> Self {
+    ///
+    /// # Errors
+    /// Those of getrandom(2).
+    pub fn new(content: impl Iterator<Item = (u64, u64)>) -> io::Result<Self> {
         let pages = |(start, end): (u64, u64)| usize::try_from((end - start) / PAGE).unwrap_or(0);
-        Self { ranges: Mutex::new(content.map(|range| (range.0, vec![0; pages(range)])).collect()) }
+        let ranges = content.map(|range| (range.0, vec![0; pages(range)])).collect();
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(io::Error::from)?;
+        Ok(Self { ranges: Mutex::new(ranges), seed: u64::from_ne_bytes(seed) })
     }
 
     fn with<T>(&self, address: u64, look: impl FnOnce(&mut u128) -> T) -> Option<T> {
@@ -35,7 +43,9 @@ impl Known {
     pub fn note(&self, address: u64, memory: &[u8]) {
         let page = usize::try_from(PAGE).unwrap_or(usize::MAX);
         for (number, page) in (0..).zip(memory.chunks_exact(page)) {
-            self.with(address + number * PAGE, |hash| *hash = XxHash3_128::oneshot(page));
+            self.with(address + number * PAGE, |hash| {
+                *hash = XxHash3_128::oneshot_with_seed(self.seed, page)
+            });
         }
     }
 
@@ -47,7 +57,7 @@ impl Known {
             (0, true) => Change::None,
             (_, true) => Change::Zero,
             (0, false) => Change::Content,
-            _ if known == XxHash3_128::oneshot(page) => Change::None,
+            _ if known == XxHash3_128::oneshot_with_seed(self.seed, page) => Change::None,
             _ => Change::Content,
         }
     }
@@ -71,7 +81,7 @@ mod tests {
     #[test]
     fn what_has_come_and_not_changed_is_known() {
         let page = |octet| vec![octet; usize::try_from(PAGE).unwrap()];
-        let known = Known::new([(PAGE, 3 * PAGE), (9 * PAGE, 11 * PAGE)].into_iter());
+        let known = Known::new([(PAGE, 3 * PAGE), (9 * PAGE, 11 * PAGE)].into_iter()).unwrap();
         known.note(2 * PAGE, &page(7));
         known.note(9 * PAGE, &[page(8), page(9)].concat());
         assert_eq!(known.compare(2 * PAGE, &page(7)), Change::None);

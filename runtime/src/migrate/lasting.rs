@@ -271,13 +271,15 @@ impl<R: DeserializeOwned + Send + 'static> Lasting<R> {
     /// # Errors
     /// Those of the connection; who asks is not the home.
     pub fn answer(&self, mut stream: TcpStream) -> Result<Connection, LinkError> {
-        let (reached, own, mut other) = (Instant::now(), random()?, [0; NONCE]);
+        let (own, mut other) = (random()?, [0; NONCE]);
         stream.set_read_timeout(Some(HANDSHAKE))?;
         stream.read_exact(&mut other)?;
         stream.write_all(&own)?;
         let keys = derived(self.secret, &other, &own);
         let (mut sender, mut receiver) = link::split(stream.try_clone()?, keys)?;
         let Heard(has) = receiver.receive()?;
+        // What home has not answered yet may not have reached it.
+        let reached = self.locked().reached_at;
         let heard = {
             let mut state = self.locked();
             state.give_up();

@@ -79,6 +79,14 @@ pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
     freeze::company(pid)
 }
 
+/// Looking for those who write a file can bring on a signal, SIGIO, which this program is to ignore.
+///
+/// # Errors
+/// Those of signal(2).
+pub fn ignore_leases() -> io::Result<()> {
+    sys::ignore_leases()
+}
+
 /// Tells the agent what has become of the move.
 fn tell(line: &str) {
     let mut out = io::stdout().lock();

@@ -5,7 +5,9 @@
 //! futexes in it meet there, and what is forked there shares it further. When all of them stand still again,
 //! its content goes home, into the object that was always there.
 //!
-//! What somebody can reach in another way than by mapping it does not move: he would see it stand still.
+//! What somebody else can reach in another way than by mapping it does not move: he would see it stand still. The
+//! processes themselves keep descriptors of memory that they have mapped, and may; what they read and write by them
+//! while they are away is what is at home, and who opens it by its name meanwhile sees that, too.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -15,7 +17,7 @@ use std::os::linux::fs::MetadataExt as _;
 use std::os::unix::fs::FileExt as _;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use nix::unistd::{Pid, Whence, lseek64};
 
 use super::freeze::FreezeError;
@@ -51,6 +53,8 @@ pub struct Object {
     key: Key,
     file: File,
     size: u64,
+    /// It is a file that others find by its name, and no memory.
+    of_disk: bool,
 }
 
 impl Object {
@@ -71,7 +75,7 @@ impl Object {
         let number = |part: u64| u32::try_from(part).map_err(io::Error::other);
         let key =
             Key { device: (number(device.0)?, number(device.1)?), inode: about.st_ino(), segment: false };
-        Ok(Self { key, file, size })
+        Ok(Self { key, file, size, of_disk: false })
     }
 
     /// A descriptor of it.
@@ -104,6 +108,12 @@ pub fn part(line: &Line, objects: &[Object]) -> Option<Part> {
     Some(Part { object: u32::try_from(object).ok()?, offset: line.offset })
 }
 
+/// Whether a mapping shows a file on a disk, and not memory.
+pub fn is_of_file(line: &Line, objects: &[Object]) -> bool {
+    let object = part(line, objects).and_then(|part| objects.get(usize::try_from(part.object).ok()?));
+    object.is_some_and(|object| object.of_disk)
+}
+
 /// Adds what these mappings of a process share with others, or could.
 pub fn collect(pid: Pid, lines: &[Line], objects: &mut Vec<Object>) -> Result<(), FreezeError> {
     for line in lines.iter().filter(|line| line.shared && !line.is_special()) {
@@ -118,15 +128,67 @@ pub fn collect(pid: Pid, lines: &[Line], objects: &mut Vec<Object>) -> Result<()
         {
             return Err(FreezeError::CantMove(reason));
         }
+        // To open a device is to use it.
+        if is_device(line) {
+            return Err(FreezeError::CantMove("mmap_dev"));
+        }
         let file = File::open(format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end))?;
         // What nobody writes is as good as its own: locale archives, caches.
-        if line.protection & WRITE == 0 && !sys::has_writers(&file)? {
+        if line.protection & WRITE == 0 && !has_writers(&file, key)? {
             continue;
         }
+        let kind = fstatfs(&file).map_err(io::Error::from)?.filesystem_type();
+        // Neither can be written but by a mapping.
+        if kind == HUGETLBFS_MAGIC || sys::is_sealed(&file) {
+            return Err(FreezeError::CantMove("shared"));
+        }
         let size = file.metadata()?.len();
-        objects.push(Object { key, file, size });
+        objects.push(Object { key, file, size, of_disk: kind != TMPFS_MAGIC });
     }
     Ok(())
+}
+
+/// A device's memory. /dev/zero, mapped shared, is memory that those share who have inherited it.
+pub fn is_device(line: &Line) -> bool {
+    let memory = ["/dev/shm/", "/dev/zero"].iter().any(|memory| line.name.starts_with(memory));
+    line.shared && line.name.starts_with("/dev/") && !memory
+}
+
+/// Whether somebody has the file open for writing, or mapped so.
+fn has_writers(file: &File, key: Key) -> io::Result<bool> {
+    if let Some(writers) = sys::has_writers(file)? {
+        return Ok(writers);
+    }
+    // The file system does not say (NFS): so each process is asked.
+    let about = file.metadata()?;
+    let me = Pid::this().as_raw();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        // One that ends meanwhile has nothing.
+        let lines = look::maps(Pid::from_raw(pid)).unwrap_or_default();
+        let maps = |line: &Line| line.shared && line.protection & WRITE != 0 && Key::of(line) == key;
+        if pid != me && (lines.iter().any(maps) || opens_to_write(pid, &about)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn opens_to_write(pid: i32, about: &fs::Metadata) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    entries.flatten().any(|fd| {
+        let same = fs::metadata(fd.path())
+            .is_ok_and(|other| (other.st_dev(), other.st_ino()) == (about.st_dev(), about.st_ino()));
+        let info = || fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.file_name().to_str()?)).ok();
+        let flags = |text: String| {
+            let flags = text.lines().find_map(|line| line.strip_prefix("flags:"))?.trim().to_owned();
+            u32::from_str_radix(&flags, 8).ok()
+        };
+        // O_WRONLY, O_RDWR
+        same && info().and_then(flags).is_none_or(|flags| flags & 3 != 0)
+    })
 }
 
 /// Processes, but for these, that have any of the objects mapped. Fails where somebody has one in another way.
@@ -158,12 +220,7 @@ pub fn alone(objects: &[Object], members: &BTreeSet<i32>) -> Result<(), FreezeEr
     for object in objects {
         let about = object.file.metadata()?;
         let id = (about.st_dev(), about.st_ino());
-        let kind = fstatfs(&object.file).map_err(io::Error::from)?.filesystem_type();
-        if kind == TMPFS_MAGIC {
-            memory.insert(id)
-        } else {
-            files.insert(id)
-        };
+        if object.of_disk { &mut files } else { &mut memory }.insert(id);
     }
     let me = Pid::this().as_raw();
     for entry in fs::read_dir("/proc")? {
@@ -253,6 +310,13 @@ pub struct Piece {
     object: usize,
     at: u64,
     content: Vec<u8>,
+}
+
+impl Piece {
+    /// Octets.
+    pub fn length(&self) -> u64 {
+        self.content.len() as u64
+    }
 }
 
 /// Receives what [`send`] sends, for as many objects as these, none longer than they are. `each` is told of each

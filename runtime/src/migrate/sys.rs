@@ -392,17 +392,34 @@ pub fn has_signal(tid: Pid) -> io::Result<bool> {
     Ok((set("SigPnd")? | set("ShdPnd")?) & !set("SigBlk")? != 0)
 }
 
-/// Whether somebody has the file open for writing, or mapped so. Where the file system does not say (NFS), nobody.
-pub fn has_writers(file: &std::fs::File) -> io::Result<bool> {
+/// Whether somebody has the file open for writing, or mapped so; `None` where the file system does not say (NFS).
+/// SIGIO is ignored by the caller's program: it comes where somebody opens the file at this moment.
+pub fn has_writers(file: &std::fs::File) -> io::Result<Option<bool>> {
     // A lease to read is had where there is none who writes (fcntl(2), F_SETLEASE).
     let lease = |kind: libc::c_int| {
         // SAFETY: a number goes in.
         checked(libc::c_long::from(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }))
     };
     match lease(libc::F_RDLCK) {
-        Ok(_) => lease(libc::F_UNLCK).map(|_| false),
-        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Ok(_) => lease(libc::F_UNLCK).map(|_| Some(false)),
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(Some(true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// SIGIO, which [`has_writers`] can bring on, does nothing.
+pub fn ignore_leases() -> io::Result<()> {
+    // SAFETY: no handler of ours runs.
+    unsafe {
+        nix::sys::signal::signal(nix::sys::signal::Signal::SIGIO, nix::sys::signal::SigHandler::SigIgn)?
+    };
+    Ok(())
+}
+
+/// Whether a memfd can be written no more but by the mappings that there are.
+pub fn is_sealed(file: &std::fs::File) -> bool {
+    // SAFETY: it only asks.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    seals > 0 && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0
 }

@@ -1,6 +1,6 @@
 //! A body is built from an image.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{Body, Guest, GuestError, control_pair};
 use crate::migrate::blob::Blob;
 use crate::migrate::filter::filter;
 use crate::migrate::freeze::{empty_process, empty_thread, octets, octets_mut, registers_from_words};
-use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToHome};
+use crate::migrate::image::{Channel, Image, Mapping, Part, ThreadImage, ToHome};
 use crate::migrate::known::Known;
 use crate::migrate::link;
 use crate::migrate::look::{self, PAGE};
@@ -82,7 +82,9 @@ impl Guest {
         };
         write_region(pid, &image, plan_octets)?;
         let channels = streams.iter().map(|stream| (word::CHANNEL, stream.as_fd()));
-        let shared: Vec<OwnedFd> = self.objects.iter().map(Object::descriptor).collect::<Result<_, _>>()?;
+        // Those alone that it maps.
+        let mapped = objects_of(&image).into_iter().filter_map(|object| self.objects.get(object));
+        let shared: Vec<OwnedFd> = mapped.map(Object::descriptor).collect::<Result<_, _>>()?;
         for (kind, fd) in channels.chain(shared.iter().map(|fd| (word::SHARED, fd.as_fd()))) {
             let fds = [fd.as_raw_fd()];
             let rights = [nix::sys::socket::ControlMessage::ScmRights(&fds)];
@@ -126,7 +128,7 @@ impl Guest {
         };
         // Of a copy home has the file, and not the content.
         let held = image.content.iter().copied().filter(|range| !copies(range));
-        body.known = Arc::new(Known::new(held));
+        body.known = Arc::new(Known::new(held)?);
         let pager = Pager::new(userfaultfd, image.content.clone(), Arc::clone(&body.known), sender);
         for (address, content) in &image.hot {
             pager.put(*address, content)?;
@@ -178,6 +180,12 @@ fn read_plan(pid: Pid, base: u64) -> io::Result<Plan> {
     Ok(plan)
 }
 
+/// What is shared that it maps, in the order of its descriptors.
+fn objects_of(image: &Image) -> Vec<usize> {
+    let parts = image.maps.iter().filter_map(|map| usize::try_from(map.shared?.object).ok());
+    parts.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 /// Octets of the plan with all that follows it, and of the place aside.
 fn plan_size(image: &Image) -> u64 {
     let parts = size_of::<Plan>()
@@ -198,6 +206,7 @@ fn write_region(pid: Pid, image: &Image, plan_octets: u64) -> Result<(), GuestEr
         [place.handler, place.flags, place.restorer, place.mask] = *from;
     }
     (process.base, process.first_fd, process.tgid) = (base, image.first_fd, image.tgid);
+    process.files = image.files.into();
     for thread in &image.threads {
         let (word, bit) = (thread.slot as usize / 64, thread.slot % 64);
         if let Some(word) = process.slots.get_mut(word) {
@@ -304,9 +313,12 @@ fn plan(pid: Pid, image: &Image, plan_octets: u64) -> Result<Vec<u8>, GuestError
     let program = filter(image.base);
     let start = image.base + REGION;
     let mut tail = Vec::new();
+    let objects = objects_of(image);
     let first = i64::from(FIRST_FD) + i64::try_from(image.threads.len()).map_err(io::Error::other)?;
     for map in &image.maps {
-        let (fd, offset) = map.shared.map_or((-1, 0), |part| (first + i64::from(part.object), part.offset));
+        let place = |part: Part| objects.iter().position(|object| u32::try_from(*object) == Ok(part.object));
+        let shared = map.shared.and_then(|part| Some((i64::try_from(place(part)?).ok()?, part.offset)));
+        let (fd, offset) = shared.map_or((-1, 0), |(place, offset)| (first + place, offset));
         let Mapping { start, end, protection, mut flags, .. } = *map;
         if map.locked {
             flags |= libc::MAP_LOCKED.cast_unsigned();

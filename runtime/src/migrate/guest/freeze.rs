@@ -212,6 +212,7 @@ impl Guest {
     /// It could not be taken home: it goes on here.
     pub(super) fn thaw(&mut self, tgid: i32) -> Result<(), GuestError> {
         let Some((pid, body)) = self.pid_of(tgid).zip(self.bodies.get_mut(&tgid)) else { return Ok(()) };
+        body.wanted_home = false;
         let Some(freezing) = body.frozen.take() else { return Ok(()) };
         self.wanted
             .retain(|_, wanted| wanted.tgid != tgid || !matches!(wanted.purpose, Purpose::Homeward(..)));

@@ -334,12 +334,7 @@ impl Home {
             ToHome::Ended { tgid, status } => self.ends_as_its_body(tgid, status)?,
             ToHome::Frozen(image, pages) => {
                 if self.deputies.contains_key(&image.tgid) {
-                    match self.connect(&pages) {
-                        Ok(connection) => {
-                            self.arriving.push(Arriving { image: *image, connection, keys: pages.keys });
-                        }
-                        Err(error) => self.stays_away(image.tgid, &error.into())?,
-                    }
+                    self.arriving.push(Arriving { image: *image, pages });
                 }
             }
             ToHome::NotFrozen { tgid, reason } => self.stays_away(tgid, &HomeError::Refused(reason))?,

@@ -59,13 +59,16 @@ impl Home {
     /// go on where they were.
     pub(super) fn come_home(&mut self, mut arriving: Vec<Arriving>) -> Result<(), HomeError> {
         for thread in arriving.iter().flat_map(|one| &one.image.threads) {
-            self.halt(thread.tid)?;
+            or_gone(self.halt(thread.tid).map(drop))?;
         }
         arriving.retain(|one| self.deputies.contains_key(&one.image.tgid));
         let all: BTreeSet<i32> = arriving.iter().map(|one| one.image.tgid).collect();
         let fetched = match self.fetch_all(arriving, all == self.processes()) {
             Ok(fetched) => fetched,
-            Err(error) => return all.iter().try_for_each(|tgid| self.stays_away(*tgid, &error)),
+            Err(error) if self.objects.is_empty() => {
+                return all.iter().try_for_each(|tgid| self.stays_away(*tgid, &error));
+            }
+            Err(error) => return all.first().map_or(Ok(()), |tgid| self.stays_away(*tgid, &error)),
         };
         for (image, pieces) in fetched {
             or_gone(self.replace(&image, &pieces))?;
@@ -81,24 +84,35 @@ impl Home {
         shared: bool,
     ) -> Result<Vec<(Image, Vec<Piece>)>, HomeError> {
         let mut fetched = Vec::new();
-        for Arriving { image, connection, keys } in arriving {
+        for Arriving { image, pages } in arriving {
             let most = image.content.iter().map(|(start, end)| end - start).sum();
-            let pieces = fetch(connection, keys, most)?;
+            let pieces = fetch(self.connect(&pages)?, pages.keys, most)?;
             fetched.push((image, pieces));
         }
-        if shared && !self.objects.is_empty() {
-            let (channel, keys) = new_channel()?;
-            self.link.send(&ToRemote::Unshare(channel))?;
-            let (_sender, mut receiver) = link::split(self.connect(&channel)?, keys)?;
-            receiver.set_timeout(Some(STALLS))?;
-            let mut pieces = Vec::new();
-            shared::receive(&self.objects, &mut receiver, |piece| {
-                pieces.push(piece);
-                Ok(())
-            })?;
-            shared::replace(&self.objects, &pieces)?;
+        if shared {
+            self.fetch_shared()?;
         }
         Ok(fetched)
+    }
+
+    /// Takes home what the processes share, unless that has been done. None of them runs away any more.
+    pub(super) fn fetch_shared(&mut self) -> Result<(), HomeError> {
+        if self.objects.is_empty() || self.unshared {
+            return Ok(());
+        }
+        let (channel, keys) = new_channel()?;
+        self.link.send(&ToRemote::Unshare(channel))?;
+        let (_sender, mut receiver) = link::split(self.connect(&channel)?, keys)?;
+        receiver.set_timeout(Some(STALLS))?;
+        let (mut pieces, mut left) = (Vec::new(), self.objects.iter().map(Object::size).sum::<u64>());
+        shared::receive(&self.objects, &mut receiver, |piece| {
+            left = left.checked_sub(piece.length()).ok_or(LinkError::NotAuthentic)?;
+            pieces.push(piece);
+            Ok(())
+        })?;
+        shared::replace(&self.objects, &pieces)?;
+        self.unshared = true;
+        Ok(())
     }
 
     fn replace(&self, image: &Image, pieces: &[Piece]) -> Result<(), HomeError> {
@@ -150,11 +164,15 @@ impl Home {
         }
         tracing::warn!(tgid, %reason, "the process stays away");
         // It can be asked for again.
-        self.recalled = false;
-        for deputy in self.deputies.values_mut().filter(|deputy| deputy.tgid == tgid && deputy.stopped) {
-            deputy.go_on()?;
+        (self.recalled, self.unshared) = (false, false);
+        // Those that share memory stay together.
+        let all = if self.objects.is_empty() { BTreeSet::from([tgid]) } else { self.processes() };
+        self.arriving.retain(|one| !all.contains(&one.image.tgid));
+        for deputy in self.deputies.values_mut().filter(|deputy| all.contains(&deputy.tgid) && deputy.stopped)
+        {
+            or_gone(deputy.go_on().map_err(Into::into))?;
         }
-        Ok(self.link.send(&ToRemote::Thaw { tgid })?)
+        all.into_iter().try_for_each(|tgid| Ok(self.link.send(&ToRemote::Thaw { tgid })?))
     }
 
     /// Signals that waited for the process away, or were on their way there.
@@ -219,8 +237,10 @@ impl Home {
                 self.map_shared(leader, image.threads.first(), map, (start, end))?;
             }
         }
-        // What has no content there is zero, or is the file's again.
-        for (start, end) in without(&has, &image.content) {
+        // What has no content there is zero. Of a file it is what it is here: what has not been touched there.
+        let of_file = before.iter().filter(|line| line.inode != 0).map(|line| (line.start, line.end));
+        let stays: Vec<(u64, u64)> = of_file.collect();
+        for (start, end) in without(&without(&has, &image.content), &stays) {
             let advice = [start, end - start, libc::MADV_DONTNEED as u64, 0, 0, 0];
             match leader.call(libc::SYS_madvise, advice)? {
                 0 => {}
