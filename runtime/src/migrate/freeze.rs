@@ -222,6 +222,7 @@ fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Result<(), Fr
                 // One that ends meanwhile is none; the first one stays until all have ended.
                 Err(FreezeError::Trace(TraceError::Ended | TraceError::System(Errno::ESRCH)))
                     if tid != pid => {}
+                Err(_) if has_ended(tid) && tid != pid => {}
                 Err(_) if has_ended(tid) => return Err(FreezeError::CantMove("ended")),
                 stopped => threads.push(stopped?),
             }
