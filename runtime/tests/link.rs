@@ -12,10 +12,12 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Away, How, await_end, ends_within, enter};
+use common::{Away, How, await_end, ends_within, enter, talks};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 /// How long anything may take on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -142,12 +144,7 @@ impl Writer {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         File::create(directory.path().join("on")).unwrap();
-        let mut program = Command::new("/usr/bin/python3")
-            .args(["-c", WRITER])
-            .current_dir(directory.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut program = talks(WRITER, directory.path());
         let log = Log::of(program.stdout.take().unwrap());
         log.says("runs");
         Self { directory, program, log }
@@ -159,11 +156,16 @@ impl Writer {
 
     /// It goes on: as many lines again as it has written, and some.
     fn goes_on(&self) {
+        let written = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
+        written.add_watch(&self.directory.path().join("out"), AddWatchFlags::IN_MODIFY).unwrap();
         let before = self.out().lines().count();
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         while self.out().lines().count() < before + 50 {
-            assert!(std::time::Instant::now() < deadline, "it does not go on");
-            std::thread::sleep(Duration::from_millis(20));
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut ready = [PollFd::new(written.as_fd(), PollFlags::POLLIN)];
+            let more = poll(&mut ready, PollTimeout::try_from(left).unwrap()).unwrap();
+            assert!(more > 0, "it does not go on");
+            written.read_events().unwrap();
         }
     }
 
@@ -323,13 +325,7 @@ fn a_deputy_that_cannot_be_stopped_holds_up_no_sign_of_life() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("held");
     File::create(&file).unwrap();
-    let mut program = Command::new("/usr/bin/python3")
-        .args(["-c", OPENER])
-        .current_dir(directory.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut program = talks(OPENER, directory.path());
     let said = Log::of(program.stdout.take().unwrap());
     said.says("runs");
     let network = Network::new();
@@ -361,12 +357,7 @@ for line in sys.stdin:
 
 #[test]
 fn a_child_that_cannot_be_connected_ends_alone() {
-    let mut program = Command::new("/usr/bin/python3")
-        .args(["-c", PARENT])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut program = talks(PARENT, Path::new("/"));
     let said = Log::of(program.stdout.take().unwrap());
     said.says("runs");
     let network = Network::new();

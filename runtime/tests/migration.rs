@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Away, How, await_end, ends_within, pid_of, start};
+use common::{Away, How, await_end, ends_within, pid_of, start, talks};
 use nix::sys::signal::{Signal, kill};
 
 /// Runs a script unmoved, and then so that it is away, at home, away and so on, `trips` times, as long as it
@@ -325,12 +325,7 @@ assert ctypes.string_at(at + size - page, 2 * page) == b'\\x07' * 2 * page
 assert ctypes.string_at(at + 1, 3) == b'ELF'
 print('sound', flush=True)
 ";
-    let mut program = Command::new("/usr/bin/python3")
-        .args(["-c", loads])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut program = talks(loads, Path::new("/"));
     let mut output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut input = program.stdin.take().unwrap();
     assert_eq!(output.next().as_deref(), Some("ready"));
@@ -358,12 +353,7 @@ for _ in range(1500):
     short.join()
 print('done', flush=True)
 ";
-    let mut program = Command::new("/usr/bin/python3")
-        .args(["-c", threads])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut program = talks(threads, Path::new("/"));
     let mut output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert_eq!(output.next().as_deref(), Some("ready"));
     let mut away = Away::send(program.id(), false);
@@ -433,8 +423,7 @@ assert seen == ['two'] and signal.sigpending() == {signal.SIGUSR1}
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
 print(seen)
 ";
-    let mut program =
-        Command::new("/usr/bin/python3").args(["-c", blocks]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut program = talks(blocks, Path::new("/"));
     let mut output = BufReader::new(program.stdout.take().unwrap());
     let mut line = String::new();
     output.read_line(&mut line).unwrap();
@@ -464,9 +453,7 @@ fn a_move_that_fails_leaves_the_process_at_home() {
 with open('data', 'w+b') as data: m = mmap.mmap(data.fileno(), data.truncate(4096))
 print(1, flush=True)
 while True: m[0] = (m[0] + 1) % 256";
-    let mut python = Command::new("python3");
-    python.args(["-c", shares]).current_dir(directory.path()).stdout(Stdio::piped());
-    let mut sharing = python.spawn().unwrap();
+    let mut sharing = talks(shares, directory.path());
     let mut line = String::new();
     BufReader::new(sharing.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let mut away = Away::send(sharing.id(), false);

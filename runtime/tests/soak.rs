@@ -3,6 +3,7 @@
 //! program, both if not said. Needs root.
 #![expect(clippy::unwrap_used, reason = "it fails by panicking, as tests do")]
 
+#[expect(dead_code, reason = "some of it is for programs that are talked with")]
 mod common;
 
 use std::path::Path;

@@ -152,6 +152,13 @@ pub fn ends_within(child: &Child, time: Duration) -> bool {
     poll(&mut ready, PollTimeout::try_from(time).unwrap()).unwrap() > 0
 }
 
+/// A Python program that is talked with: what it hears and says comes by pipes.
+pub fn talks(program: &str, directory: &Path) -> Child {
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", program]).current_dir(directory).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.spawn().unwrap()
+}
+
 /// A program as the tests run it: its output goes to a file, as a pipe would hold it up.
 pub fn start(script: &str, output: &Path) -> Child {
     let mut command = Command::new("sh");
