@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tesela::cluster::Mac;
 use tesela::dhcp::{
@@ -79,7 +80,17 @@ pub struct FixedPolicy {
     setup: Setup,
     server: Ipv4Addr,
     network: Arc<Network>,
-    seen: Mutex<Vec<(Mac, Outcome)>>,
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+/// What a [`FixedPolicy`] has observed.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// What came of every exchange; kept for the first 10,000.
+    pub exchanges: Vec<(Mac, Outcome)>,
+    /// Addresses that were found in use.
+    pub conflicts: Vec<Ipv4Addr>,
 }
 
 impl FixedPolicy {
@@ -98,12 +109,28 @@ impl FixedPolicy {
             server: config.address,
             network: Arc::new(network),
             seen: Mutex::default(),
+            changed: Condvar::new(),
         }
     }
 
-    /// What came of every exchange so far; kept for the first 10,000.
+    /// What came of every exchange so far.
     pub fn seen(&self) -> Vec<(Mac, Outcome)> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().exchanges.clone()
+    }
+
+    /// Waits until it holds of what was observed.
+    ///
+    /// # Panics
+    /// It does not in 20 seconds.
+    pub fn wait_until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
+        let limit = Duration::from_secs(20);
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, |seen| !holds(seen));
+        let (_seen, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(!waited.timed_out(), "{what}: not within {limit:?}");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,9 +162,15 @@ impl Policy for FixedPolicy {
     }
 
     fn observe(&self, exchange: &Exchange<'_>) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() < 10_000 {
-            seen.push((exchange.client.mac, exchange.outcome));
+        let mut seen = self.lock();
+        if seen.exchanges.len() < 10_000 {
+            seen.exchanges.push((exchange.client.mac, exchange.outcome));
         }
+        self.changed.notify_all();
+    }
+
+    fn conflict(&self, address: Ipv4Addr, _holder: Mac) {
+        self.lock().conflicts.push(address);
+        self.changed.notify_all();
     }
 }

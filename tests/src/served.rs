@@ -8,6 +8,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -16,10 +18,11 @@ use serde_json::json;
 use tempfile::TempDir;
 use tesela_runtime::enroll::{Enrolment, enroll};
 
+use crate::Ended;
 use crate::lab::tesela;
 use crate::netns::Namespace;
 use crate::nfs::Client;
-use crate::ready::start_service;
+use crate::ready::{start_service, until_files};
 
 /// The master's address, on a bridge `lan` in a namespace of its own.
 pub const MASTER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
@@ -113,21 +116,30 @@ impl Master {
 
     /// Waits until `tesela` says this with these words.
     pub fn await_said(&self, words: &[&str], wanted: &str, patience: Duration) {
-        wait_until(wanted, patience, || self.said(words).contains(wanted));
+        self.wait_until(wanted, patience, || self.said(words).contains(wanted));
     }
 
-    /// Waits for an event.
+    /// Waits until it holds, looking again whenever the master has written something into its log.
+    pub fn wait_until(&self, what: &str, patience: Duration, holds: impl FnMut() -> bool) {
+        until_files(self.directory.path(), what, patience, holds);
+    }
+
+    /// Waits for an event, or finds that it has been.
     pub fn await_event(&self, wanted: &str) {
-        wait_until(wanted, PATIENCE, || self.past_events().contains(wanted));
-    }
-
-    /// The events so far, a line each.
-    pub fn past_events(&self) -> String {
-        let limit = Duration::from_millis(300);
-        let mut command = Command::new("timeout");
-        command.arg(limit.as_secs_f32().to_string()).arg(tesela()).args(["events", "-n", "1000"]);
-        let output = command.arg("--socket").arg(socket(self.directory.path())).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        let mut command = Command::new(tesela());
+        command.args(["events", "-n", "1000", "--socket"]).arg(socket(self.directory.path()));
+        let mut events = Ended(command.stdout(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(events.0.stdout.take().unwrap()).lines();
+        let (tell, told) = channel();
+        let reader = thread::spawn(move || {
+            // Nobody listens any more once it has come.
+            let _over = lines.map_while(Result::ok).try_for_each(|line| tell.send(line));
+        });
+        let deadline = Instant::now() + PATIENCE;
+        let next = || told.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        while !next().unwrap_or_else(|error| panic!("{wanted}: {error}")).contains(wanted) {}
+        drop((told, events));
+        reader.join().unwrap();
     }
 
     /// A machine with this MAC, plugged in.
@@ -221,16 +233,9 @@ fn arguments(command: &mut Command, directory: &Path) {
 fn serve(network: &Namespace, directory: &Path) -> Child {
     let mut command = network.command(&tesela().to_string_lossy());
     arguments(&mut command, directory);
+    // Even what is no event is told: a sign of life of an agent's.
+    command.env("RUST_LOG", "info,tesela::inventory=debug");
     start_service(command.arg("serve"), directory)
-}
-
-/// Waits until it holds, for at most so long.
-pub fn wait_until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < patience, "{what}: not within {patience:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// What udhcpc runs at each change.

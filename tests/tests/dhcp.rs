@@ -7,13 +7,14 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tesela::cluster::Mac;
 use tesela::dhcp::{FoundServer, Mode, Outcome, StartError, find_servers};
 use tesela_tests::dhcp::Setup;
 use tesela_tests::netns::Namespace;
+use tesela_tests::ready::{Port, PortWatch};
 
 const SERVER: &str = "10.77.0.1/24";
 
@@ -123,15 +124,6 @@ impl Drop for Running {
     }
 }
 
-/// Waits until it holds, for at most so long.
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn address(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, last)
 }
@@ -184,7 +176,8 @@ fn dhclient_gets_renews_and_gives_back() {
     assert!(!text.contains("DHCPDISCOVER") && text.contains("bound to 10.77.0.100"), "{text}");
     let text = wire.dhclient(&["-r"]);
     assert!(text.contains("DHCPRELEASE"), "{text}");
-    wait_until("the release arrives", || policy.seen().contains(&(mac, Outcome::Released(address(100)))));
+    let released = (mac, Outcome::Released(address(100)));
+    policy.wait_until("the release arrives", |seen| seen.exchanges.contains(&released));
 }
 
 #[test]
@@ -252,7 +245,8 @@ fn an_address_that_someone_uses_is_never_offered() {
     wire.client.ip("addr add 10.77.0.100/24 dev squat");
     wire.client.ip("link set dev squat up");
     let (server, policy) = wire.server.run(|| wire.setup().start(&wire.leases()));
-    wait_until("the probe is answered", || server.counters().conflicts.load(Ordering::Relaxed) == 1);
+    policy.wait_until("the probe is answered", |seen| seen.conflicts == [address(100)]);
+    assert_eq!(server.counters().conflicts.load(Ordering::Relaxed), 1);
     assert!(wire.udhcpc(&[]).contains("bound ip=10.77.0.101"));
     assert!(!policy.seen().iter().any(|(_, outcome)| *outcome == Outcome::Offered(address(100))));
 }
@@ -323,15 +317,19 @@ fn other_servers_on_the_wire_are_found() {
     command.args([
         "-k",
         "--port=0",
+        // It would look for seconds whether an address is free, and answer then.
+        "--no-ping",
         "--interface=oth",
         "--dhcp-range=10.77.0.200,10.77.0.210",
         "--pid-file=",
     ]);
     command.arg("--dhcp-leasefile=/dev/null").arg("--user=root").arg("--conf-file=/dev/null");
-    let _dnsmasq = Running::start(command.stderr(Stdio::null()));
+    let watch = PortWatch::new();
+    let dnsmasq = Running::start(watch.watched(&command).stderr(Stdio::null()));
+    watch.wait(&[Port::Udp(67)], &dnsmasq.0);
     let ours = FoundServer { address: address(1), gives_addresses: false };
     let theirs = FoundServer { address: address(3), gives_addresses: true };
-    wait_until("both answer", || look() == [ours, theirs]);
+    assert_eq!(look(), [ours, theirs]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Buf as _;
 use nix::sys::signal::Signal;
 use tesela_tests::nfs::{Args, Client, procedure};
-use tesela_tests::served::{Master, wait_until};
+use tesela_tests::served::Master;
 
 const SECONDS_10: Duration = Duration::from_secs(10);
 
@@ -126,7 +126,7 @@ fn members_that_come_and_go_are_known_to_all() {
     assert!(known.contains("n2,n2.t,10.88.0.101 "), "{known}");
     assert!(master.said(&["render", "n2", "/etc/ssh/shosts.equiv"]).contains("10.88.0.100\n"));
     master.await_said(&["node", "log", "n1"], "sees what changed in /etc", SECONDS_10);
-    wait_until("n1's agent tells how it is", SECONDS_10, || {
+    master.wait_until("n1's agent tells how it is", SECONDS_10, || {
         master.said(&["node", "show", "n1"]).contains(" MiB of memory free, up for ")
     });
     let hosts = client.walk(&root, "etc/hosts").unwrap();
@@ -137,7 +137,7 @@ fn members_that_come_and_go_are_known_to_all() {
     }
     assert_eq!(client.walk(&root, "etc/hosts").unwrap(), hosts);
     second.take_and_give_back();
-    wait_until("n2 gave its address back", SECONDS_10, || {
+    master.wait_until("n2 gave its address back", SECONDS_10, || {
         !master.said(&["render", "n1", "/etc/hosts"]).contains("10.88.0.101")
     });
     assert_ne!(client.walk(&root, "etc/hosts").unwrap(), hosts);
@@ -172,7 +172,7 @@ fn members_that_come_and_go_are_known_to_all() {
     assert_eq!(master.said(&["render", "n1", "/etc/issue"]), "of the second build");
     assert!(master.said(&["node", "rebase", "n1"]).contains("n1 is on the newest build"));
     first.cable(true);
-    wait_until("n1 is back", Duration::from_secs(30), || master.row("n1").contains("member"));
+    master.wait_until("n1 is back", Duration::from_secs(30), || master.row("n1").contains("member"));
 }
 
 /// What n1 wrote, and a newer build that changes some of that too; the rest is with the caller.

@@ -332,6 +332,7 @@ impl Site {
             let next = now.with_held(held, &self.keys)?;
             render_all(&next)?;
             self.swap_in(next);
+            tracing::info!("all nodes' files have the addresses that nodes hold");
         }
         Ok(())
     }

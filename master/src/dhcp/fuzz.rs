@@ -54,6 +54,8 @@ impl Policy for Rule {
         }
     }
 
+    fn conflict(&self, _address: Ipv4Addr, _holder: Mac) {}
+
     fn is_reserved(&self, address: Ipv4Addr) -> bool {
         [50, 12].contains(&address.octets()[3])
     }

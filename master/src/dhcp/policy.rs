@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::client::Client;
 use super::observe::Exchange;
+use crate::cluster::Mac;
 
 /// What the server asks of the rest of the master. All methods are called for each packet, from the
 /// server's thread: they must not block.
@@ -19,6 +20,9 @@ pub trait Policy: Send + Sync {
 
     /// What was answered, or why nothing was.
     fn observe(&self, exchange: &Exchange<'_>);
+
+    /// Another machine than the one it was given to uses an address of the range, which is set aside.
+    fn conflict(&self, address: Ipv4Addr, holder: Mac);
 }
 
 /// What becomes of a client.

@@ -456,7 +456,7 @@ impl Worker {
                 continue;
             };
             if self.engine.conflict(seen.address, seen.mac, now) {
-                tracing::warn!(address = %seen.address, mac = %seen.mac, "an address of the range is in use; it is set aside");
+                self.policy.conflict(seen.address, seen.mac);
             }
         }
     }

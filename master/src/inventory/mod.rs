@@ -300,6 +300,8 @@ impl Inventory {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = state.nodes.get_mut(node) {
             (entry.heard, entry.vitals) = (Some(Timestamp::now()), Some(vitals));
+            drop(state);
+            tracing::debug!(node, "its agent was heard");
         }
     }
 
@@ -366,6 +368,8 @@ impl Inventory {
     /// Something that happened to the master or a node, for the history.
     pub fn event(&self, node: Option<&str>, mac: Option<Mac>, stage: Option<Stage>, text: String) {
         let event = Event { time: Timestamp::now(), node: node.map(Into::into), mac, stage, text };
+        self.write(store::Write::Event(event.clone()));
+        // Whoever reads of it in the log finds it in the history.
         tracing::info!(
             node = event.node,
             mac = mac.map(tracing::field::display),
@@ -373,7 +377,6 @@ impl Inventory {
             "{}",
             event.text
         );
-        self.write(store::Write::Event(event.clone()));
         // Nobody listening is the usual case.
         let _nobody = self.events.send(event);
     }

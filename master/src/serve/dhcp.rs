@@ -200,6 +200,11 @@ impl ByCluster {
 }
 
 impl Policy for ByCluster {
+    fn conflict(&self, address: Ipv4Addr, holder: Mac) {
+        let told = format!("{address} is in use by a machine that was not given it; it is set aside");
+        self.site.inventory.event(None, Some(holder), None, told);
+    }
+
     fn decide(&self, client: &Client<'_>) -> Decision {
         let generation = self.site.current();
         if let Some(node) = generation.node_of(client.mac, client.uuid) {
