@@ -106,13 +106,6 @@ pub fn wake_all(word: &u32) {
     unsafe { call(nr::FUTEX, [address, 129, i32::MAX as u64, 0, 0, 0]) };
 }
 
-/// Wakes one that waits.
-pub fn wake(word: &u32) {
-    let address = core::ptr::from_ref(word) as u64;
-    // SAFETY: FUTEX_WAKE | FUTEX_PRIVATE_FLAG.
-    unsafe { call(nr::FUTEX, [address, 129, 1, 0, 0, 0]) };
-}
-
 /// A word that another thread or the agent changes meanwhile.
 pub fn look(word: &u32) -> u32 {
     // SAFETY: a reference is valid to read.

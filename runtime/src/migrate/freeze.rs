@@ -1,6 +1,5 @@
 //! A process is stopped at home, and everything of it is read that travels.
 
-use std::collections::{BTreeSet, HashMap};
 use std::io;
 
 use nix::errno::Errno;
@@ -8,6 +7,7 @@ use nix::unistd::Pid;
 use tesela_shim::layout::{self, CODE, Process, REGION, SLOT, SLOTS, Thread};
 
 use super::blob::{Blob, BrokenBlob};
+use super::group::Agreed;
 use super::image::{Image, Mapping, ThreadImage};
 use super::look::{self, Line, PAGE};
 use super::shared::{self, Object};
@@ -45,15 +45,6 @@ impl From<Errno> for FreezeError {
     }
 }
 
-/// Processes that move together, for they share memory. Most often it is one, which shares none.
-#[derive(Debug, Default)]
-pub struct Group {
-    /// The one that was meant first.
-    pub members: Vec<Frozen>,
-    /// What they share.
-    pub objects: Vec<Object>,
-}
-
 /// A stopped process with the region in it.
 #[derive(Debug)]
 pub struct Frozen {
@@ -67,11 +58,8 @@ pub struct Frozen {
     pub labels: [u64; 3],
 }
 
-/// What the other node has agreed to: processes, each with its [`look::rights`].
-pub type Agreed = HashMap<i32, String>;
-
 /// A process's mappings as they travel, or why they do not. The reason has openMosix's name where it had one.
-pub fn movable(lines: &[Line], objects: &[Object]) -> Result<Vec<Mapping>, &'static str> {
+pub(super) fn movable(lines: &[Line], objects: &[Object]) -> Result<Vec<Mapping>, &'static str> {
     let own = lines.iter().filter(|line| !line.is_special());
     own.map(|line| match line {
         line if shared::is_device(line) => Err("mmap_dev"),
@@ -84,7 +72,7 @@ pub fn movable(lines: &[Line], objects: &[Object]) -> Result<Vec<Mapping>, &'sta
 const LOCKED: u64 = 8 << 20;
 
 /// What keeps a process at home that is none of its mappings.
-fn held(pid: Pid) -> Result<(), FreezeError> {
+pub(super) fn held(pid: Pid) -> Result<(), FreezeError> {
     let mut tids = look::threads(pid)?.into_iter();
     if tids.any(|tid| look::is_real_time(pid, tid).unwrap_or(false)) {
         return Err(FreezeError::CantMove("rt_sched"));
@@ -96,75 +84,8 @@ fn held(pid: Pid) -> Result<(), FreezeError> {
     if look::locked(pid)?.1 > LOCKED { Err(FreezeError::CantMove("mem_lock")) } else { Ok(()) }
 }
 
-/// Other processes that this one shares memory with, and that move with it; nothing is stopped.
-///
-/// # Errors
-/// [`FreezeError`]: it does not move.
-pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
-    let mut members = BTreeSet::from([pid.as_raw()]);
-    let mut objects = Vec::new();
-    let mut fresh = members.clone();
-    while !fresh.is_empty() {
-        for member in fresh {
-            let mut look = || {
-                held(Pid::from_raw(member))?;
-                let lines = look::maps(Pid::from_raw(member))?;
-                shared::collect(Pid::from_raw(member), &lines, &mut objects)?;
-                movable(&lines, &objects).map(drop).map_err(FreezeError::CantMove)
-            };
-            match look() {
-                Err(_) if member != pid.as_raw() && has_ended(Pid::from_raw(member)) => {
-                    members.remove(&member);
-                }
-                looked => with(pid, Pid::from_raw(member), looked)?,
-            }
-        }
-        fresh = if objects.is_empty() { BTreeSet::new() } else { shared::sharers(&objects, &members)? };
-        members.extend(&fresh);
-    }
-    if !objects.is_empty() {
-        shared::alone(&objects, &members)?;
-    }
-    members.remove(&pid.as_raw());
-    Ok(members)
-}
-
-/// Says whose failure it is, where it is not the first one's.
-fn with<T>(first: Pid, pid: Pid, done: Result<T, FreezeError>) -> Result<T, FreezeError> {
-    done.map_err(|reason| match reason {
-        reason if pid != first => FreezeError::With { pid, reason: Box::new(reason) },
-        reason => reason,
-    })
-}
-
-/// Stops a process and those that it shares memory with, and reads them. Where it was `agreed` about, others do not
-/// go along: a process may have executed a program that belongs to someone else since, or be another one of the
-/// same id.
-///
-/// # Errors
-/// [`FreezeError`]; the processes go on as they were.
-pub fn freeze(pid: Pid, agreed: Option<&Agreed>) -> Result<Group, FreezeError> {
-    let mut stopped = Vec::new();
-    let mut group = Group::default();
-    match stop_group(pid, agreed, &mut stopped, &mut group.objects)
-        .and_then(|()| read_group(pid, &mut stopped, &mut group))
-    {
-        Ok(()) => Ok(group),
-        Err(error) => {
-            for frozen in group.members {
-                let tgid = frozen.image.tgid;
-                // One that is gone needs nothing any more, and the others have to go on.
-                if let Err(error) = frozen.release() {
-                    tracing::warn!(tgid, %error, "a process that was being stopped cannot be let go");
-                }
-            }
-            release(stopped.into_iter().flat_map(|process| process.threads));
-            Err(error)
-        }
-    }
-}
-
-fn release(threads: impl IntoIterator<Item = Tracee>) {
+/// Lets threads go on that nothing has been done to.
+pub(super) fn release(threads: impl IntoIterator<Item = Tracee>) {
     for thread in threads {
         let tid = thread.tid;
         if let Err(error) = thread.detach() {
@@ -175,40 +96,14 @@ fn release(threads: impl IntoIterator<Item = Tracee>) {
 
 /// A process that stands still.
 #[derive(Debug)]
-struct Stopped {
-    pid: Pid,
-    threads: Vec<Tracee>,
-    lines: Vec<Line>,
+pub(super) struct Stopped {
+    pub pid: Pid,
+    pub threads: Vec<Tracee>,
+    pub lines: Vec<Line>,
 }
 
-/// Stops processes until none is left that has anything of theirs.
-fn stop_group(
-    first: Pid,
-    agreed: Option<&Agreed>,
-    stopped: &mut Vec<Stopped>,
-    objects: &mut Vec<Object>,
-) -> Result<(), FreezeError> {
-    let mut members = BTreeSet::new();
-    let mut fresh = BTreeSet::from([first.as_raw()]);
-    while !fresh.is_empty() {
-        members.extend(&fresh);
-        for pid in fresh.into_iter().map(Pid::from_raw) {
-            let mut process = Stopped { pid, threads: Vec::new(), lines: Vec::new() };
-            let done = stop_process(&mut process, agreed)
-                .and_then(|()| shared::collect(pid, &process.lines, objects));
-            if done.is_err() && pid != first && has_ended(pid) {
-                release(process.threads);
-                continue;
-            }
-            stopped.push(process);
-            with(first, pid, done)?;
-        }
-        fresh = if objects.is_empty() { BTreeSet::new() } else { shared::sharers(objects, &members)? };
-    }
-    if objects.is_empty() { Ok(()) } else { shared::alone(objects, &members) }
-}
-
-fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Result<(), FreezeError> {
+/// Stops all threads of a process that is allowed to move, and reads its mappings.
+pub(super) fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Result<(), FreezeError> {
     let Stopped { pid, threads, lines } = process;
     let pid = *pid;
     // A thread that is not stopped yet can make another one.
@@ -244,34 +139,8 @@ fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Result<(), Fr
     Ok(())
 }
 
-/// Puts the region into each of them, at the same place in all, and reads them.
-fn read_group(first: Pid, stopped: &mut Vec<Stopped>, group: &mut Group) -> Result<(), FreezeError> {
-    let mut lines: Vec<Line> = stopped.iter().flat_map(|process| process.lines.iter().cloned()).collect();
-    lines.sort_by_key(|line| line.start);
-    let base = look::free(&lines, REGION + (64 << 20), SLOT).ok_or(FreezeError::CantMove("no_room"))?;
-    let mut first_fd = 0;
-    let (mut last_fd, mut used) = (u64::MAX, None);
-    for process in stopped.iter() {
-        let (own, last) = descriptors(process.pid)?;
-        let highest = highest_fd(process.pid)?;
-        (first_fd, last_fd) = (first_fd.max(own), last_fd.min(last));
-        used = used.max(highest);
-    }
-    // The program's own would be taken for ours.
-    if first_fd > last_fd || used.is_some_and(|used| used >= first_fd) {
-        return Err(FreezeError::CantMove("no_room"));
-    }
-    while !stopped.is_empty() {
-        let pid = stopped[0].pid;
-        let read = read_process(&mut stopped[0], (base, first_fd), &group.objects);
-        let (image, entry, labels) = with(first, pid, read)?;
-        let Stopped { threads, .. } = stopped.remove(0);
-        group.members.push(Frozen { threads, image, entry, labels });
-    }
-    Ok(())
-}
-
-fn read_process(
+/// Puts the region into a process that stands still, and reads it.
+pub(super) fn read_process(
     process: &mut Stopped,
     (base, first_fd): (u64, u64),
     objects: &[Object],
@@ -376,7 +245,7 @@ pub fn requeue_held(thread: &mut Tracee, tgid: Pid, slot: u64) -> Result<(), Tra
 }
 
 /// It is a zombie: its parent, or the other threads of its process, are still there.
-fn has_ended(tid: Pid) -> bool {
+pub(super) fn has_ended(tid: Pid) -> bool {
     look::status(tid, "State").map_or(true, |state| state.starts_with(['Z', 'X']))
 }
 
@@ -540,7 +409,7 @@ pub fn octets_mut<T: Copy>(value: &mut T) -> &mut [u8] {
 
 /// Where the descriptors of the channels may begin: beyond the program's soft limit where the hard one leaves
 /// room, and else at the end of what it may have. And where they must begin at the latest.
-fn descriptors(pid: Pid) -> io::Result<(u64, u64)> {
+pub(super) fn descriptors(pid: Pid) -> io::Result<(u64, u64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
     let mut limits =
@@ -554,7 +423,7 @@ fn descriptors(pid: Pid) -> io::Result<(u64, u64)> {
     Ok((soft.min(hard - room), hard - room))
 }
 
-fn highest_fd(pid: Pid) -> io::Result<Option<u64>> {
+pub(super) fn highest_fd(pid: Pid) -> io::Result<Option<u64>> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).max())
 }

@@ -25,7 +25,8 @@ use nix::unistd::Pid;
 use tesela_shim::layout;
 
 use super::bell::{Inbox, bell};
-use super::freeze::{self, Agreed, FreezeError, Frozen, Group};
+use super::freeze::{self, FreezeError, Frozen};
+use super::group::{self, Agreed, Group};
 use super::image::{Channel, Image, ToHome, ToRemote, Token};
 use super::lasting::{self, Connection, Event, Lasting, PING};
 use super::link::{self, Keys, LinkError};
@@ -160,8 +161,8 @@ pub struct Home {
     deputies: HashMap<i32, Deputy>,
     /// Threads that the kernel has told of before their maker did.
     early: HashMap<i32, Tracee>,
-    /// What has been read of a process that is on its way home.
-    homecoming: Option<homeward::Homecoming>,
+    /// One of them has come home.
+    at_home: bool,
     link: Lasting<ToHome>,
     inbox: Inbox<News>,
     connector: Connector,
@@ -219,7 +220,7 @@ impl Home {
         let there = SocketAddr::new(peer, port);
         let connector = Connector::start(there, bell)?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        let Group { mut members, objects } = freeze::freeze(pid, agreed)?;
+        let Group { mut members, objects } = group::freeze(pid, agreed)?;
         // The blob is at the same place in all of them.
         let Some(first) = members.first() else { return Err(FreezeError::CantMove("ended").into()) };
         let mut home = Self {
@@ -234,7 +235,7 @@ impl Home {
             unshared: false,
             deputies: HashMap::new(),
             early: HashMap::new(),
-            homecoming: None,
+            at_home: false,
             link,
             inbox,
             connector,
@@ -276,7 +277,7 @@ impl Home {
         if self.objects.is_empty() {
             return Ok(());
         }
-        let (channel, keys) = new_channel()?;
+        let (channel, keys) = Channel::new()?;
         let sizes = self.objects.iter().map(Object::size).collect();
         self.link.send(&ToRemote::Share(sizes, channel))?;
         let (mut sender, _receiver) = link::split(self.connect(&channel)?, keys)?;
@@ -292,11 +293,11 @@ impl Home {
         let mut connections = Vec::new();
         let mut wires = Vec::new();
         for thread in &mut image.threads {
-            let (channel, ours) = new_channel()?;
+            let (channel, ours) = Channel::new()?;
             thread.channel = Some(channel);
             wires.push((channel, ours));
         }
-        let (pages, page_keys) = new_channel()?;
+        let (pages, page_keys) = Channel::new()?;
         let content = image.content.clone();
         self.link.send(&ToRemote::Build(Box::new(image), pages))?;
         for (channel, ours) in &wires {
@@ -390,7 +391,7 @@ impl Home {
                 if let Err(error) = self.fetch_shared() {
                     tracing::error!(%error, "what the processes wrote into shared memory is lost");
                 }
-                return Ok(if self.homecoming.is_some() { Left::AtHome } else { Left::Ended });
+                return Ok(if self.at_home { Left::AtHome } else { Left::Ended });
             }
             let mut ready = [
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
@@ -533,14 +534,6 @@ pub fn block_signals() -> nix::Result<SigSet> {
     mask.add(Signal::SIGUSR1);
     mask.thread_block()?;
     Ok(mask)
-}
-
-/// A channel as the remote side gets to know it, and our keys of it.
-fn new_channel() -> io::Result<(Channel, Keys)> {
-    let keys = Keys::random()?;
-    let mut token = [0; 16];
-    getrandom::fill(&mut token).map_err(io::Error::other)?;
-    Ok((Channel { token, keys: keys.turned() }, keys))
 }
 
 /// Takes everything back that was done to a process: it goes on at home as if nothing had been asked. The

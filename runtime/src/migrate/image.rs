@@ -1,6 +1,8 @@
 //! A process as it travels: everything of it but its memory's content, and what the two agents say to
 //! each other about it.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
 use super::link::Keys;
@@ -113,6 +115,19 @@ pub struct Channel {
     pub token: Token,
     /// As the remote side has them.
     pub keys: Keys,
+}
+
+impl Channel {
+    /// A new one, as the other side gets to know it, and our keys of it.
+    ///
+    /// # Errors
+    /// Those of getrandom(2).
+    pub fn new() -> io::Result<(Self, Keys)> {
+        let keys = Keys::random()?;
+        let mut token = Token::default();
+        getrandom::fill(&mut token).map_err(io::Error::from)?;
+        Ok((Self { token, keys: keys.turned() }, keys))
+    }
 }
 
 /// What home says.

@@ -19,6 +19,7 @@ mod bell;
 pub mod blob;
 pub mod filter;
 pub mod freeze;
+pub mod group;
 pub mod guest;
 pub mod home;
 pub mod image;
@@ -76,7 +77,7 @@ pub const STAYS: &str = "stays: ";
 /// # Errors
 /// Why it would not leave, as far as can be told before it is stopped; by openMosix's name where it had one.
 pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
-    freeze::company(pid)
+    group::company(pid)
 }
 
 /// Looking for those who write a file can bring on a signal, SIGIO, which this program is to ignore.
@@ -117,7 +118,7 @@ pub fn home_side(pid: i32) -> Result<(), SideError> {
     Ok(())
 }
 
-fn agreed(text: &str) -> io::Result<freeze::Agreed> {
+fn agreed(text: &str) -> io::Result<group::Agreed> {
     let entry = |entry: &str| {
         let (pid, rights) = entry.split_once('=')?;
         Some((pid.parse().ok()?, rights.to_owned()))

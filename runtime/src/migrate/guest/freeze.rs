@@ -12,7 +12,7 @@ use tesela_shim::layout::{
     self, CODE, Context, IN_CALL, LOST, NEW, PARKED, Process, REGION, RUNNING, SOFTWARE, Thread, WAITING,
 };
 
-use super::lines::{Purpose, Wanted, new_channel};
+use super::lines::{Purpose, Wanted};
 use super::signals::thread_ids;
 use super::{Guest, GuestError};
 use crate::migrate::freeze::{
@@ -197,7 +197,7 @@ impl Guest {
             }
         };
         let (content, known) = (image.content.clone(), Arc::clone(&body.known));
-        let (channel, keys) = new_channel()?;
+        let (channel, keys) = Channel::new()?;
         self.link.send(&ToHome::Frozen(Box::new(image), channel))?;
         let purpose = Purpose::Homeward(pid, content, known);
         self.want(channel.token, Wanted::new(tgid, keys, purpose))

@@ -297,7 +297,7 @@ impl Guest {
         body.page_link += 1;
         let received = pager.received();
         self.wanted.retain(|_, wanted| wanted.tgid != tgid || !matches!(wanted.purpose, Purpose::Pages));
-        let (channel, keys) = new_channel()?;
+        let (channel, keys) = Channel::new()?;
         self.link.send(&ToHome::Pages { tgid, received, channel })?;
         self.want(channel.token, Wanted::new(tgid, keys, Purpose::Pages))
     }
@@ -364,14 +364,6 @@ impl Guest {
         }
         Ok(())
     }
-}
-
-/// A connection that home is to make: as it gets to know it, and our keys of it.
-pub fn new_channel() -> io::Result<(Channel, Keys)> {
-    let keys = Keys::random()?;
-    let mut token = Token::default();
-    getrandom::fill(&mut token).map_err(io::Error::other)?;
-    Ok((Channel { token, keys: keys.turned() }, keys))
 }
 
 fn unshare(objects: Arc<Vec<Object>>, stream: TcpStream, keys: Keys) -> Result<(), GuestError> {

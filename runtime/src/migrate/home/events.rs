@@ -10,9 +10,9 @@ use tesela_shim::layout::{self, CODE, SLOT};
 use tesela_shim::seal::Direction;
 
 use super::connector::Wanted;
-use super::{Arriving, Deputy, Home, HomeError, OnItsWay, new_channel};
+use super::{Arriving, Deputy, Home, HomeError, OnItsWay};
 use crate::migrate::freeze::{empty_thread, octets};
-use crate::migrate::image::{ToHome, ToRemote};
+use crate::migrate::image::{Channel, ToHome, ToRemote};
 use crate::migrate::look;
 use crate::migrate::sys;
 use crate::migrate::tracee::{Happening, TraceError, Tracee, is_interrupted, next_happening};
@@ -249,7 +249,7 @@ impl Home {
         let tgid: i32 = look::status(tracee.tid, "Tgid")?.parse().unwrap_or(child);
         let registers = tracee.registers()?;
         let slot = (registers.rsp - self.base - CODE) / SLOT;
-        let (channel, keys) = new_channel()?;
+        let (channel, keys) = Channel::new()?;
         let (slot_number, process) = (u32::try_from(slot).unwrap_or(0), tgid == child);
         // A process has its parent's slot here, and there another one where the two share their memory (vfork).
         let there = self.thread(Pid::from_raw(parent_tgid), parent_slot)?.makes;

@@ -11,18 +11,14 @@ use nix::unistd::Pid;
 use tesela_shim::layout::{self, REGION};
 
 use super::events::or_gone;
-use super::{Arriving, Home, HomeError, new_channel};
+use super::{Arriving, Home, HomeError};
 use crate::migrate::freeze::registers_from_words;
-use crate::migrate::image::{Image, Mapping, ThreadImage, ToRemote};
+use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToRemote};
 use crate::migrate::link::{self, Keys, LinkError};
 use crate::migrate::look::{self, Line, PAGE};
 use crate::migrate::shared::{self, Object};
 use crate::migrate::sys;
 use crate::migrate::tracee::Tracee;
-
-/// A process has come home.
-#[derive(Debug)]
-pub struct Homecoming;
 
 /// A process whose memory does not come for so long goes on where it is.
 const STALLS: Duration = Duration::from_secs(10);
@@ -100,7 +96,7 @@ impl Home {
         if self.objects.is_empty() || self.unshared {
             return Ok(());
         }
-        let (channel, keys) = new_channel()?;
+        let (channel, keys) = Channel::new()?;
         self.link.send(&ToRemote::Unshare(channel))?;
         let (_sender, mut receiver) = link::split(self.connect(&channel)?, keys)?;
         receiver.set_timeout(Some(STALLS))?;
@@ -151,7 +147,7 @@ impl Home {
             }
         }
         tracing::info!(pid = tgid, "at home again");
-        self.homecoming = Some(Homecoming);
+        self.at_home = true;
         self.standing.remove(&tgid);
         self.on_their_way.retain(|signal| signal.tgid != tgid);
         Ok(self.link.send(&ToRemote::Taken { tgid })?)

@@ -11,9 +11,9 @@ use tesela_shim::layout::{self, Thread};
 use tesela_shim::seal::Direction;
 
 use super::connector::Wanted;
-use super::{Home, HomeError, new_channel};
+use super::{Home, HomeError};
 use crate::migrate::freeze::{CHANNEL_ROOM, Frozen, empty_thread, octets, octets_mut};
-use crate::migrate::image::ToRemote;
+use crate::migrate::image::{Channel, ToRemote};
 use crate::migrate::lasting::hang_up;
 use crate::migrate::link::Keys;
 use crate::migrate::sys;
@@ -109,7 +109,7 @@ impl Home {
         line.fresh = None;
         line.generation += 1;
         let generation = line.generation;
-        let (channel, keys) = new_channel()?;
+        let (channel, keys) = Channel::new()?;
         self.link.send(&ToRemote::Channel { tgid, tid, generation, channel })?;
         self.connector.want(channel.token, Wanted::Channel { tid, generation, keys });
         Ok(())
