@@ -11,8 +11,10 @@ use std::time::Duration;
 const FLOOR: Duration = Duration::from_millis(5);
 /// The wait before anything was measured.
 const INITIAL: Duration = Duration::from_secs(1);
-/// The longest wait where the client did not ask for another.
-const CEILING: Duration = Duration::from_secs(2);
+/// The longest wait where the client did not ask for another: longer than the clock of any client (5 s in
+/// atftp and tftp-hpa). Some pass over a block that they have and start their clock anew with each, and
+/// would never come to send the lost ACK again if the block kept coming.
+const CEILING: Duration = Duration::from_secs(6);
 
 /// Smoothed round trip and retransmission timeout of one transfer.
 #[derive(Clone, Debug)]

@@ -21,8 +21,8 @@ use super::rtt::Rtt;
 /// Silences before a client that never answered is given up: its address may be forged, and what goes to
 /// it must stay little.
 const UNANSWERED_SILENCES: u32 = 3;
-/// How long a client that has answered before may be silent.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a client that has answered before may be silent: two of the longest waits at least.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the caller has to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -365,6 +365,23 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(ack(&mut session, 1, now + MS), Action::Wait);
         }
+    }
+
+    #[test]
+    fn a_client_whose_clock_starts_anew_with_each_repeat_comes_to_its_turn() {
+        let mut now = Instant::now();
+        let mut session = Session::new(terms(512, 1), 5000, false, now);
+        session.start(now);
+        now += MS / 10;
+        ack(&mut session, 1, now);
+        // The ACK for block 2 was lost, and atftp does not send it again while block 2 keeps coming.
+        let clock = 5000 * MS;
+        while session.deadline() - now <= clock {
+            now = session.deadline();
+            assert_ne!(session.expire(now), Action::Wait, "{:?}", session.outcome());
+        }
+        now += clock;
+        assert_eq!(ack(&mut session, 2, now), Action::Blocks { first: 3, count: 1 });
     }
 
     #[test]
