@@ -14,7 +14,7 @@ use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use common::{Away, How, await_end, ends_within, enter, talks};
+use common::{Away, Cut, How, await_end, ends_within, enter, talks};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -253,7 +253,7 @@ fn a_network_that_stays_away_ends_the_process_on_both_sides() {
     network.at_home(&["ip", "link", "set", "cable", "down"]);
     log.says("the process is lost with the node where it was, and ends");
     assert!(away.guest.try_wait().unwrap().is_some(), "its body has ended before: there are never two");
-    assert_eq!(await_end(&mut writer.program, "the writer").signal(), Some(libc::SIGKILL));
+    assert_eq!(await_end(&mut writer.program, "the writer").signal(), Some(libc::SIGPWR));
     log.says("nothing has been heard of the other node for 6 s");
     let (home, guest) = away.recall();
     assert_eq!((home.code(), guest.code()), (Some(1), Some(1)));
@@ -390,5 +390,31 @@ fn a_move_that_loses_its_network_leaves_the_process_at_home() {
     writer.goes_on();
     assert_eq!(await_end(&mut away.home, "home").code(), Some(1));
     await_end(&mut away.guest, "the guest");
+    writer.ends();
+}
+
+/// The other side is lost at the word that lets the body go on: home cannot know whether it has been heard.
+#[test]
+fn a_process_that_may_have_begun_elsewhere_and_has_not_goes_on_at_home() {
+    let writer = Writer::start();
+    let how = How { cut: Some(Cut::Resume), patience: Some(3), ..How::default() };
+    let mut away = Away::send_as(writer.program.id(), how);
+    away.cut.take().unwrap().recv().unwrap();
+    away.guest.kill().unwrap();
+    assert!(!away.arrived(), "it says why it stays");
+    writer.goes_on();
+    assert_eq!(await_end(&mut away.home, "home").code(), Some(1));
+    writer.ends();
+}
+
+/// The connection breaks at the answer to that: the next one brings it.
+#[test]
+fn a_process_that_has_begun_elsewhere_unheard_is_away() {
+    let writer = Writer::start();
+    let mut away = Away::send_as(writer.program.id(), How { cut: Some(Cut::Resumed), ..How::default() });
+    assert!(away.arrived());
+    writer.goes_on();
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
     writer.ends();
 }

@@ -2,6 +2,7 @@
 //! compared with a run that does not move. Needs root.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+#[expect(dead_code, reason = "some of it is for the tests with a network")]
 mod common;
 
 use std::fs::File;
@@ -473,6 +474,6 @@ fn a_process_whose_body_is_lost_ends() {
     let mut away = Away::send_as(program.id(), How { patience: Some(3), ..How::default() });
     assert!(away.arrived());
     away.guest.kill().unwrap();
-    assert_eq!(await_end(&mut program, "awk").signal(), Some(libc::SIGKILL));
+    assert_eq!(await_end(&mut program, "awk").signal(), Some(libc::SIGPWR));
     assert_eq!(away.recall().0.code(), Some(1), "and its home's side says why");
 }

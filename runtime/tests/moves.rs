@@ -9,7 +9,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -390,6 +390,30 @@ os.waitpid(child, 0)
 print('end', memory[1], flush=True)
 sys.exit(7)
 "#;
+
+/// The network is there, so it is known at once: home's patience of a minute is for one that is not.
+#[test]
+fn a_process_ends_when_what_kept_it_on_the_other_node_is_killed() {
+    let cluster = Cluster::new();
+    let [one, two] = [1, 2].map(|number| cluster.node(number));
+    let [mut lost, mut other] = [(); 2].map(|()| Adder::start(USER));
+    let agent = two.agent.id();
+    let mut keepers = Vec::new();
+    for adder in [&lost, &other] {
+        let pid = adder.pid();
+        one.done(USER, &[&pid, "n2"], &format!("{pid}: on n2, at home on n1"));
+        let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap();
+        let child = children.split_ascii_whitespace().map(|id| id.parse::<i32>().unwrap());
+        keepers.extend(child.filter(|id| !keepers.contains(id)).collect::<Vec<_>>());
+    }
+    kill(Pid::from_raw(keepers[0]), Signal::SIGKILL).unwrap();
+    one.says("the other node has ended it: the program that kept it there is gone");
+    assert_eq!(lost.child.wait().unwrap().signal(), Some(libc::SIGPWR));
+    other.adds(5, 5, USER);
+    let pid = other.pid();
+    one.done(USER, &[&pid, "home"], &format!("{pid}: at home (n1)"));
+    other.ends(5);
+}
 
 #[test]
 fn those_that_share_memory_move_by_the_name_of_any() {

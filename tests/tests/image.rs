@@ -137,6 +137,14 @@ fn this_machines_own_system_without_its_secrets() {
     assert!(!root.join("etc/ssh/ssh_host_ed25519_key").exists());
 }
 
+/// By a program of its own: a child that another test makes meanwhile would have the file open for writing, too, and
+/// so it could not be executed (ETXTBSY).
+fn write_program(path: &Path, text: &str) {
+    let script = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+    let status = Command::new("sh").args(["-c", script]).arg(path).arg(text).status();
+    assert!(status.unwrap().success());
+}
+
 #[test]
 fn an_archive_and_a_post_install_hook() {
     let trial = Trial::new();
@@ -145,13 +153,12 @@ fn an_archive_and_a_post_install_hook() {
         Command::new("tar").arg("-C").arg(trial.path("tree")).arg("-czf").arg(&archive).arg(".").status();
     assert!(status.unwrap().success());
     let hook = trial.path("hook");
-    fs::write(&hook, "#!/bin/sh\necho made $TESELA_IMAGE > \"$1/etc/hooked\"\n").unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&hook, "#!/bin/sh\necho made $TESELA_IMAGE > \"$1/etc/hooked\"\n");
     let mut spec = trial.spec(Source::Archive(archive));
     spec.post_install = Some(hook.clone());
     let image = trial.build(&spec).unwrap();
     assert_eq!(fs::read_to_string(image.path.join("root/etc/hooked")).unwrap(), "made base\n");
-    fs::write(&hook, "#!/bin/sh\necho it went wrong; exit 3\n").unwrap();
+    write_program(&hook, "#!/bin/sh\necho it went wrong; exit 3\n");
     let error = trial.build(&spec).unwrap_err().to_string();
     assert!(error.contains("exit status: 3") && error.contains("it went wrong"), "{error}");
     assert!(trial.leftovers().is_empty());

@@ -34,6 +34,11 @@ impl Direction {
         Self { key, count: 0 }
     }
 
+    /// Nothing has been sealed or opened yet.
+    pub const fn is_unused(&self) -> bool {
+        self.count == 0
+    }
+
     fn next_nonce(&mut self) -> [u8; 12] {
         let mut nonce = [0; 12];
         nonce[..8].copy_from_slice(&self.count.to_le_bytes());

@@ -62,12 +62,16 @@ pub(super) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sends a signal to the very process that the descriptor is of (pidfd_send_signal(2)).
-pub(super) fn signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
-    let nothing = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: without information of the caller's, the kernel reads no memory.
-    let result =
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, nothing, 0) };
+/// Sends a signal to the very process that the descriptor is of, with a number (pidfd_send_signal(2), sigqueue(3)).
+pub(super) fn signal(pidfd: &OwnedFd, signal: Signal, number: i32) -> io::Result<()> {
+    // siginfo_t: signal, error, code, padding, sender's process and user, number
+    let mut info = [0_i32; 32];
+    [info[0], info[2], info[4], info[6]] =
+        [signal as i32, libc::SI_QUEUE, std::process::id().cast_signed(), number];
+    // SAFETY: `info` is as long as a siginfo_t.
+    let result = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, info.as_ptr(), 0)
+    };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -264,6 +264,7 @@ impl Guest {
             ToRemote::Build(image, pages) => self.build(*image, &pages),
             ToRemote::Resume => {
                 self.begun = true;
+                self.link.send(&ToHome::Resumed)?;
                 self.bodies.keys().try_for_each(|tgid| self.answer(*tgid, CONTROL_READY, None))
             }
             ToRemote::Child { parent, tid, slot, process, channel } => {

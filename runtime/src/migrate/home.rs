@@ -5,6 +5,7 @@
 //! is forwarded passes it by: the deputy has its own connection to the body.
 
 mod connector;
+mod departure;
 mod events;
 mod homeward;
 mod memory;
@@ -59,6 +60,9 @@ pub enum HomeError {
     /// The other side has ended, and all of the process that was there.
     #[error("the other node has ended it: {0}")]
     EndedThere(String),
+    /// The same, before it can have begun to run there; it goes on at home.
+    #[error("{0}")]
+    Stays(Box<HomeError>),
     /// What comes by a thread's channel is no call.
     #[error("what its body says is no call of thread {0}'s")]
     NoCall(i32),
@@ -101,6 +105,8 @@ struct Line {
     fresh: Option<Keys>,
     /// The deputy stands still until it has it.
     asks: bool,
+    /// By one that the deputy has had before its body was heard.
+    heard: bool,
 }
 
 /// What the threads tell that wait for something.
@@ -148,6 +154,8 @@ pub struct Home {
     pid: Pid,
     /// The port for the connections of this process.
     there: SocketAddr,
+    /// Our port of the connection on which it all began: by this both agents know which move it is.
+    port: u16,
     /// By which one of the link is recognised.
     token: Token,
     base: u64,
@@ -166,6 +174,8 @@ pub struct Home {
     link: Lasting<ToHome>,
     inbox: Inbox<News>,
     connector: Connector,
+    /// What has left, until the other node has said that it runs there.
+    departing: Vec<Image>,
     /// Where the processes' memory goes out.
     memory: HashMap<i32, memory::Outgoing>,
     signals: SignalFd,
@@ -210,7 +220,7 @@ impl Home {
         stream: TcpStream,
         keys: Keys,
     ) -> Result<Self, HomeError> {
-        let peer = stream.peer_addr()?.ip();
+        let (peer, own_port) = (stream.peer_addr()?.ip(), stream.local_addr()?.port());
         let mask = block_signals()?;
         let (bell, inbox) = bell()?;
         let link = Lasting::new(stream, keys, bell.clone())?;
@@ -226,6 +236,7 @@ impl Home {
         let mut home = Self {
             pid,
             there,
+            port: own_port,
             token,
             base: first.image.base,
             first_fd: first.image.first_fd,
@@ -239,6 +250,7 @@ impl Home {
             link,
             inbox,
             connector,
+            departing: Vec::new(),
             memory: HashMap::new(),
             signals,
             recalled: false,
@@ -259,6 +271,7 @@ impl Home {
                         let deputy = Deputy::new(tracee, image.tgid, thread.slot, Some(stream));
                         home.deputies.insert(thread.tid, deputy);
                     }
+                    home.departing.push(image);
                 }
                 Ok(home)
             }
@@ -321,8 +334,7 @@ impl Home {
         }
     }
 
-    /// The deputies take up their work, `at_work` of them so far, and the bodies go on: once this has
-    /// succeeded they are away.
+    /// The deputies take up their work, `at_work` of them so far, and the bodies are told to go on.
     fn begin(&mut self, members: &mut [Frozen], at_work: &mut usize) -> Result<(), HomeError> {
         for Frozen { threads, image, .. } in members {
             for (thread, own) in threads.iter_mut().zip(&image.threads) {
@@ -335,25 +347,35 @@ impl Home {
                 *at_work += 1;
             }
         }
-        self.link.send(&ToRemote::Resume)?;
-        // Until here nothing of it has run there.
-        if self.link.is_lost() { Err(LinkError::Io(io::ErrorKind::BrokenPipe.into()).into()) } else { Ok(()) }
+        Ok(self.link.send(&ToRemote::Resume)?)
     }
 
-    /// Keeps the deputies until all are at home again or have ended.
+    /// Keeps the deputies until all are at home again or have ended; `away` is called once they run on the other node.
     ///
     /// # Errors
-    /// [`HomeError`]; the deputies that are left have been ended.
-    pub fn run(mut self) -> Result<Left, HomeError> {
-        let ran = self.serve();
-        match &ran {
-            Ok(_) => self.part(),
-            Err(error) => {
-                self.say_bye();
-                self.end_all(error);
+    /// [`HomeError::Stays`]: they have not run there, and go on at home. Others: those that are left have been ended.
+    pub fn run(mut self, away: impl FnOnce()) -> Result<Left, HomeError> {
+        let mut away = Some(away);
+        let ran = self.serve(&mut || {
+            if let Some(away) = away.take() {
+                away();
             }
+        });
+        let error = match ran {
+            Ok(left) => {
+                self.part();
+                return Ok(left);
+            }
+            Err(error) => error,
+        };
+        self.say_bye();
+        match self.take_back() {
+            Ok(true) => return Err(HomeError::Stays(Box::new(error))),
+            Ok(false) => {}
+            Err(failure) => tracing::error!(pid = %self.pid, %failure, "it cannot be let go on at home"),
         }
-        ran
+        self.end_all(&error);
+        Err(error)
     }
 
     /// The other side has nothing more to keep.
@@ -384,8 +406,11 @@ impl Home {
         }
     }
 
-    fn serve(&mut self) -> Result<Left, HomeError> {
+    fn serve(&mut self, away: &mut dyn FnMut()) -> Result<Left, HomeError> {
         loop {
+            if self.departing.is_empty() {
+                away();
+            }
             // The other side has to hear even that it is all over, if it can.
             if self.deputies.is_empty() && (!self.link.is_lost() || self.link.unheard() > patience()) {
                 if let Err(error) = self.fetch_shared() {
@@ -454,11 +479,14 @@ impl Home {
         }
     }
 
-    /// SIGUSR1 is the agent's wish that the process come home.
+    /// SIGUSR1 is the agent's wish that the process come home, SIGUSR2 its word that the program is gone which kept it
+    /// on the other node: in the move that began on our port of this number.
     fn take_signals(&mut self) -> Result<(), HomeError> {
         while let Some(signal) = self.signals.read_signal()? {
             if signal.ssi_signo == Signal::SIGUSR1 as u32 {
                 self.recall()?;
+            } else if signal.ssi_signo == Signal::SIGUSR2 as u32 && signal.ssi_int == i32::from(self.port) {
+                return Err(HomeError::EndedThere("the program that kept it there is gone".into()));
             }
         }
         Ok(())
@@ -481,18 +509,6 @@ impl Home {
 
     fn connect(&self, channel: &Channel) -> io::Result<TcpStream> {
         connector::connect(self.there, channel.token)
-    }
-
-    /// The body is lost and cannot go on: so the process ends, by a signal that says so.
-    fn end_all(&mut self, reason: &HomeError) {
-        for deputy in self.deputies.values() {
-            let pid = Pid::from_raw(deputy.tgid);
-            if deputy.tracee.tid == pid {
-                tracing::error!(%pid, %reason, "the process is lost with the node where it was, and ends");
-            }
-            // ESRCH: it has ended already.
-            let _ended = nix::sys::signal::kill(pid, Signal::SIGKILL);
-        }
     }
 }
 
@@ -532,6 +548,7 @@ pub fn block_signals() -> nix::Result<SigSet> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.add(Signal::SIGUSR1);
+    mask.add(Signal::SIGUSR2);
     mask.thread_block()?;
     Ok(mask)
 }

@@ -219,6 +219,8 @@ pub enum ToHome {
     Built,
     /// It could not be built; nothing of it has run.
     Failed(String),
+    /// What stood ready runs.
+    Resumed,
     /// A signal has been handed on.
     Signalled {
         /// To which process.
@@ -309,6 +311,7 @@ impl std::fmt::Display for ToHome {
         match self {
             Self::Listening { port, .. } => write!(f, "listening on {port}"),
             Self::Built => f.write_str("built"),
+            Self::Resumed => f.write_str("resumed"),
             Self::Failed(reason) => write!(f, "failed: {reason}"),
             Self::Signalled { tgid, calls } => write!(f, "signalled {tgid}, interrupting {calls:?}"),
             Self::Ended { tgid, status } => write!(f, "{tgid} ended with {status:#x}"),

@@ -109,13 +109,23 @@ pub fn home_side(pid: i32) -> Result<(), SideError> {
     home::block_signals().map_err(io::Error::from)?;
     let (stream, keys) = handed_over()?;
     let agreed = std::env::var(AGREED).ok().map(|text| agreed(&text)).transpose()?;
-    let home =
-        home::Home::send_off(Pid::from_raw(pid), agreed.as_ref(), stream, keys).inspect_err(|error| {
-            tell(&format!("{STAYS}{}", error.to_string().replace('\n', "; ")));
-        })?;
-    tell(AWAY);
-    home.run()?;
+    let home = home::Home::send_off(Pid::from_raw(pid), agreed.as_ref(), stream, keys).inspect_err(stays)?;
+    let mut is_away = false;
+    let ran = home.run(|| {
+        is_away = true;
+        tell(AWAY);
+    });
+    match &ran {
+        Err(error @ home::HomeError::Stays(_)) => stays(error),
+        Ok(_) if !is_away => tell(&format!("{STAYS}ended")),
+        _ => {}
+    }
+    ran?;
     Ok(())
+}
+
+fn stays(error: &home::HomeError) {
+    tell(&format!("{STAYS}{}", error.to_string().replace('\n', "; ")));
 }
 
 fn agreed(text: &str) -> io::Result<group::Agreed> {

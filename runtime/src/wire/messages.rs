@@ -143,6 +143,13 @@ pub enum Want {
         /// The process's id at home.
         pid: i32,
     },
+    /// That it knows: the program has failed that kept a guest here, and nothing of the guest is left.
+    GuestGone {
+        /// The id at home of the process that was sent.
+        pid: i32,
+        /// The port at home from which it was sent: one process may have been sent several times.
+        port: u16,
+    },
 }
 
 /// A process that wants to come.
@@ -160,7 +167,7 @@ pub struct Coming {
 
 impl Ask {
     /// Of what follows on the connection: both agents have to speak the same.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 }
 
 /// The answer to an [`Ask`]. Where a process is taken in, nothing is sent before the asking side has sent [`GO`],
@@ -169,7 +176,7 @@ impl Ask {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Reply {
     /// To [`Want::TakeIn`]: TLS is over on this connection; its keys are [`super::mutual::link_keys`].
-    /// To [`Want::TakeHome`]: it is at home.
+    /// To [`Want::TakeHome`]: it is at home. To [`Want::GuestGone`]: heard.
     Accepted,
     /// It is not done.
     Refused {

@@ -1,12 +1,13 @@
 //! A process sent from one side to another and called home, both on this host.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,6 +22,8 @@ pub struct Away {
     pub home: Child,
     output: BufReader<ChildStdout>,
     pub guest: Child,
+    /// Tells when the word comes that is not to arrive.
+    pub cut: Option<Receiver<()>>,
 }
 
 /// Where the two sides are, and how they are.
@@ -34,6 +37,17 @@ pub struct How<'a> {
     pub patience: Option<u32>,
     /// What home says goes here.
     pub log: Option<Stdio>,
+    /// The first connection breaks here.
+    pub cut: Option<Cut>,
+}
+
+/// A word on the link that does not arrive any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Home's, that the body go on; nothing more is passed on then.
+    Resume,
+    /// The answer to it; the connection is closed then.
+    Resumed,
 }
 
 impl Away {
@@ -49,7 +63,13 @@ impl Away {
         let listener = in_namespace(guest_at, || TcpListener::bind((address, 0)).unwrap());
         let port = listener.local_addr().unwrap();
         let ours = in_namespace(home_at, || TcpStream::connect(port).unwrap());
-        let theirs = listener.accept().unwrap().0;
+        let mut theirs = listener.accept().unwrap().0;
+        let cut = how.cut.map(|cut| {
+            let guests = TcpStream::connect(port).unwrap();
+            let told = pass_on(&theirs, &listener.accept().unwrap().0, cut);
+            theirs = guests;
+            told
+        });
         let (mut home_keys, mut guest_keys) = ([7; 64], [7; 64]);
         home_keys[..32].fill(8);
         guest_keys[32..].fill(if how.strangers { 9 } else { 8 });
@@ -67,7 +87,7 @@ impl Away {
         home.stdout(Stdio::piped());
         let mut home = begin(home, &home_keys);
         let output = BufReader::new(home.stdout.take().unwrap());
-        Self { home, output, guest }
+        Self { home, output, guest, cut }
     }
 
     /// Waits until it runs there; `false` where it did not leave.
@@ -83,6 +103,46 @@ impl Away {
         let _gone = kill(pid_of(&self.home), Signal::SIGUSR1);
         (await_end(&mut self.home, "the home's side"), await_end(&mut self.guest, "the remote side"))
     }
+}
+
+/// Passes on what home and the remote side say on a connection, up to this word, and tells when that comes.
+fn pass_on(home: &TcpStream, remote: &TcpStream, cut: Cut) -> Receiver<()> {
+    /// Octets of a record that holds a message of one octet (`Built`, `Resume`, `Resumed`), and nothing else does.
+    const SHORT: u32 = 4 + 3 + 16;
+    let (tell, told) = channel();
+    let ways = [
+        (home, remote, (cut == Cut::Resume).then_some(1)),
+        (remote, home, (cut == Cut::Resumed).then_some(2)),
+    ];
+    for (from, to, last) in ways {
+        let (mut from, mut to, tell) = (from.try_clone().unwrap(), to.try_clone().unwrap(), tell.clone());
+        std::thread::spawn(move || {
+            let (mut record, mut short) = (vec![0; 4], 0);
+            while from.read_exact(&mut record[..4]).is_ok() {
+                let length = u32::from_le_bytes(record[..4].try_into().unwrap());
+                record.resize(4 + length as usize, 0);
+                short += u32::from(length == SHORT);
+                if from.read_exact(&mut record[4..]).is_err() {
+                    break;
+                }
+                if last == Some(short) {
+                    tell.send(()).unwrap();
+                    if cut == Cut::Resume {
+                        return;
+                    }
+                    break;
+                }
+                if to.write_all(&record).is_err() {
+                    break;
+                }
+            }
+            for stream in [from, to] {
+                // It may be closed already.
+                let _closed = stream.shutdown(std::net::Shutdown::Both);
+            }
+        });
+    }
+    told
 }
 
 fn side(words: &[&str], stream: &TcpStream, namespace: Option<BorrowedFd<'_>>) -> Command {

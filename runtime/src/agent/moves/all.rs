@@ -1,9 +1,11 @@
 //! What root of a node asks for all its processes, or all its guests.
 
+use nix::sys::signal::Signal;
+
 use super::process::Process;
 use super::side::{Kind, Side};
-use super::{MoveError, Moves, above, fetch, remote};
-use crate::agent::Config;
+use super::{MoveError, Moves, above, fetch, keeper, remote};
+use crate::agent::{Config, sys};
 use crate::wire::local::Answer;
 
 impl Moves {
@@ -68,6 +70,25 @@ impl Moves {
         };
         tracing::info!(pid, node = from, "is sent home");
         self.fetch(with, &side, &config.node).await
+    }
+
+    /// The program on another node that kept a guest of this one's has ended: what kept the guest's deputy is told.
+    pub(super) fn guest_is_gone(
+        &self,
+        config: &Config,
+        from: &str,
+        pid: i32,
+        port: u16,
+    ) -> Result<(), MoveError> {
+        for side in Side::all(&Process::all()?, &config.node).into_values() {
+            if side.kind == Kind::Home(pid)
+                && side.node == from
+                && let Some(keeper) = keeper(&side, &config.node)?
+            {
+                sys::signal(&keeper, Signal::SIGUSR2, port.into())?;
+            }
+        }
+        Ok(())
     }
 
     async fn fetch(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {

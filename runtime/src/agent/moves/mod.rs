@@ -421,15 +421,19 @@ async fn recall(pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
     if process.has_memory() { Ok(()) } else { Err(ended()) }
 }
 
+/// The very program of this home's side, if it takes signals already.
+fn keeper(side: &Side, here: &str) -> io::Result<Option<OwnedFd>> {
+    let keeper = sys::pidfd(side.pid)?;
+    // Somebody else may have been started with that id before the descriptor was there.
+    let is_it =
+        |process: &Process| Side::of(process, here).as_ref() == Some(side) && side::takes_signals(process);
+    Ok(Process::look(side.pid)?.filter(is_it).map(|_| keeper))
+}
+
 /// Has a side fetch all its processes home, and waits until it has.
 async fn fetch(pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
-    let keeper: OwnedFd = sys::pidfd(side.pid)?;
-    // Nobody else may have been started with that id before the descriptor was there.
-    match Process::look(side.pid)? {
-        Some(process) if Side::of(&process, here).as_ref() == Some(side) && side::can_recall(&process) => {}
-        _ => return Err(MoveError::Busy { pid }),
-    }
-    sys::signal(&keeper, Signal::SIGUSR1)?;
+    let keeper = keeper(side, here)?.ok_or(MoveError::Busy { pid })?;
+    sys::signal(&keeper, Signal::SIGUSR1, 0)?;
     match timeout(HOMECOMING, sys::ended(keeper)).await {
         Ok(ended) => Ok(ended?),
         Err(_) => Err(MoveError::StillAway { pid, node: side.node.clone() }),

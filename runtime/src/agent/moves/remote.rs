@@ -219,6 +219,14 @@ async fn answer(
         Want::TakeIn(coming) => timeout(PATIENCE, take_in(config, &ask.node, &coming, stream))
             .await
             .unwrap_or(Err(PeerError::Silent)),
+        Want::GuestGone { pid, port } => {
+            if let Err(error) = moves.guest_is_gone(config, &ask.node, pid, port) {
+                tracing::warn!(pid, node = ask.node, %error, "what keeps its deputy is not told that it is gone");
+            }
+            Ok(timeout(PATIENCE, frame::send(&mut stream, &Reply::Accepted))
+                .await
+                .map_err(|_| PeerError::Silent)??)
+        }
         Want::TakeHome { pid } => match moves.take_home(config, &ask.node, pid).await {
             Ok(()) => {
                 let sent = timeout(PATIENCE, frame::send(&mut stream, &Reply::Accepted)).await;
@@ -251,7 +259,30 @@ async fn take_in(
         return Err(io::Error::other("no guests are let in any more").into());
     }
     let user = (!coming.privileged && coming.uid != 0).then_some(coming.uid);
-    Ok(side::take_in(Ends { here: &config.node, there: node }, user, plain(socket)?, keys).await?)
+    let home = socket.peer_addr()?;
+    let ends = Ends { here: &config.node, there: node };
+    let guest = side::take_in(ends, user, plain(socket)?, keys).await?;
+    let (config, node, pid) = (config.clone(), node.to_owned(), coming.pid);
+    tokio::spawn(async move {
+        if !guest.await.unwrap_or(false)
+            && let Err(error) = tell_gone(&config, &node, home, pid).await
+        {
+            // It finds out by itself, later.
+            tracing::debug!(node, pid, %error, "its home does not hear that a guest is gone");
+        }
+    });
+    Ok(())
+}
+
+/// Tells the home of a guest whose program has failed here: the network is there, and so it need not wait for it.
+async fn tell_gone(config: &Config, node: &str, home: SocketAddr, pid: i32) -> Result<(), PeerError> {
+    let IpAddr::V4(address) = home.ip() else { return Ok(()) };
+    timeout(PATIENCE, async {
+        let want = Want::GuestGone { pid, port: home.port() };
+        answered(&mut ask(config, node, address, want).await?).await
+    })
+    .await
+    .unwrap_or(Err(PeerError::Silent))
 }
 
 fn certificate(stream: &server::TlsStream<TcpStream>) -> Option<&CertificateDer<'static>> {

@@ -13,6 +13,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use super::process::Process;
 use crate::agent::sys;
@@ -160,19 +161,24 @@ pub async fn send_off(
     })
 }
 
-/// Takes in a process of a node that has asked for it; `user`: it has to be his.
+/// Takes in a process of a node that has asked for it; `user`: it has to be his. What comes back tells the end of the
+/// program that keeps it, and whether all was well.
 ///
 /// # Errors
 /// The program cannot be started.
-pub async fn take_in(ends: Ends<'_>, user: Option<u32>, socket: TcpStream, keys: Keys) -> io::Result<()> {
+pub async fn take_in(
+    ends: Ends<'_>,
+    user: Option<u32>,
+    socket: TcpStream,
+    keys: Keys,
+) -> io::Result<JoinHandle<bool>> {
     let mut command = command(&["guest"], ends);
     // The C library would have the kernel know an rseq area of its own in what becomes the guest.
     command.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0").stdout(Stdio::null());
     if let Some(uid) = user {
         command.env(AGREED, uid.to_string());
     }
-    watch(start(command, socket, keys).await?, Kind::Guest, ends.there);
-    Ok(())
+    Ok(watch(start(command, socket, keys).await?, Kind::Guest, ends.there))
 }
 
 fn command(words: &[&str], ends: Ends<'_>) -> Command {
@@ -200,19 +206,22 @@ async fn start(mut command: Command, socket: TcpStream, keys: Keys) -> io::Resul
     Ok(child)
 }
 
-/// Takes up its end.
-fn watch(mut child: Child, kind: Kind, node: &str) {
+/// Takes up its end, and says whether all was well.
+fn watch(mut child: Child, kind: Kind, node: &str) -> JoinHandle<bool> {
     let node = node.to_owned();
     tokio::spawn(async move {
-        match child.wait().await {
+        let ended = child.wait().await;
+        match &ended {
             Ok(status) if status.success() => tracing::info!(?kind, node, "over"),
             Ok(status) => tracing::warn!(?kind, node, %status, "it has failed"),
             Err(error) => tracing::warn!(?kind, node, %error, "its end cannot be heard of"),
         }
-    });
+        ended.is_ok_and(|status| status.success())
+    })
 }
 
-/// Whether a home's side can be told to fetch its process ([`Signal::SIGUSR1`]), and is not still sending it off.
-pub fn can_recall(side: &Process) -> bool {
-    side.blocked & (1 << (Signal::SIGUSR1 as i32 - 1)) != 0
+/// Whether a home's side can be told to fetch its process ([`Signal::SIGUSR1`]), or that the guest's side is gone
+/// ([`Signal::SIGUSR2`], with the port of ours at which the move began): it has not only just been started.
+pub fn takes_signals(side: &Process) -> bool {
+    [Signal::SIGUSR1, Signal::SIGUSR2].iter().all(|signal| side.blocked & (1 << (*signal as i32 - 1)) != 0)
 }

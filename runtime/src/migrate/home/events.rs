@@ -332,6 +332,7 @@ impl Home {
                 }
             }
             ToHome::Ended { tgid, status } => self.ends_as_its_body(tgid, status)?,
+            ToHome::Resumed => self.departing.clear(),
             ToHome::Frozen(image, pages) => {
                 if self.deputies.contains_key(&image.tgid) {
                     self.arriving.push(Arriving { image: *image, pages });
@@ -363,23 +364,26 @@ impl Home {
         let signal = if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { libc::SIGKILL };
         tracing::info!(tgid, signal, "the process has ended away from home");
         if signal != libc::SIGKILL {
-            if !self.halt(tgid)? {
-                return Ok(());
-            }
-            let Some(leader) = self.deputies.get_mut(&tgid) else { return Ok(()) };
-            let at = layout::slot(self.base, leader.slot.into()) + layout::OUT_AT;
-            let pid = leader.tracee.tid;
-            // struct sigaction: SIG_DFL
-            sys::write_memory(pid, at, &[0; 32])?;
-            leader
-                .tracee
-                .call(libc::SYS_rt_sigaction, [u64::from(signal.cast_unsigned()), at, 0, 8, 0, 0])?;
-            sys::set_signal_mask(pid, !(1 << (signal - 1)))?;
-            leader.stopped = false;
-            sys::tgkill(pid, pid, signal)?;
-            return Ok(sys::cont(pid, 0)?);
+            return self.ends_by(tgid, signal);
         }
         Ok(nix::sys::signal::kill(Pid::from_raw(tgid), Signal::SIGKILL)?)
+    }
+
+    /// Has a process end by a signal that ends one where the program does not say otherwise.
+    pub(super) fn ends_by(&mut self, tgid: i32, signal: i32) -> Result<(), HomeError> {
+        if !self.halt(tgid)? {
+            return Ok(());
+        }
+        let Some(leader) = self.deputies.get_mut(&tgid) else { return Ok(()) };
+        let at = layout::slot(self.base, leader.slot.into()) + layout::OUT_AT;
+        let pid = leader.tracee.tid;
+        // struct sigaction: SIG_DFL
+        sys::write_memory(pid, at, &[0; 32])?;
+        leader.tracee.call(libc::SYS_rt_sigaction, [u64::from(signal.cast_unsigned()), at, 0, 8, 0, 0])?;
+        sys::set_signal_mask(pid, !(1 << (signal - 1)))?;
+        leader.stopped = false;
+        sys::tgkill(pid, pid, signal)?;
+        Ok(sys::cont(pid, 0)?)
     }
 }
 

@@ -142,9 +142,9 @@ impl Home {
         let tracee = &deputy.tracee;
         let (registers, state) = (tracee.registers()?, sys::extended_state(tracee.tid)?);
         let mask = tracee.quiet()?;
-        let old = self.thread(pid, slot)?.fd;
-        if old >= 0 {
-            tracee.call(libc::SYS_close, [u64::from(old.cast_unsigned()), 0, 0, 0, 0, 0])?;
+        let old = self.thread(pid, slot)?;
+        if old.fd >= 0 {
+            tracee.call(libc::SYS_close, [u64::from(old.fd.cast_unsigned()), 0, 0, 0, 0, 0])?;
         }
         self.change_thread(pid, slot, |thread| {
             (thread.fd, thread.broken) = (-1, 0);
@@ -155,7 +155,9 @@ impl Home {
         tracee.set_registers(&registers)?;
         sys::set_extended_state(tracee.tid, &state)?;
         sys::set_signal_mask(tracee.tid, mask)?;
-        self.deputies.get_mut(&tid).map_or(Ok(()), |deputy| Ok(deputy.go_on()?))
+        let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
+        deputy.line.heard |= !old.receive.is_unused();
+        Ok(deputy.go_on()?)
     }
 
     /// The process's limit of descriptors, soft and hard; and a new one, which it sets itself.
