@@ -227,7 +227,8 @@ fn exit(thread: &mut Thread, call: u64, args: [u64; 6]) -> Outcome {
     wait_for_end(thread)
 }
 
-/// A private mapping of a file: anonymous memory with the file's content, which the deputy reads.
+/// A private mapping of a file: anonymous memory with the file's content, which the deputy reads. What it cannot read
+/// (a device's, or nothing that can be mapped) is for the kernel to judge at home.
 fn map_file(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Outcome {
     const CHUNK: u64 = 1 << 20;
     const MAP_ANONYMOUS: u64 = 0x20;
@@ -250,7 +251,7 @@ fn map_file(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Outco
             other => {
                 // SAFETY: what was just mapped.
                 unsafe { sys::call(nr::MUNMAP, [at as u64, length, 0, 0, 0, 0]) };
-                return other;
+                return if let Outcome::Returns(_) = other { Outcome::GoHome } else { other };
             }
         }
     }
