@@ -102,6 +102,15 @@ pub(super) struct Stopped {
     pub lines: Vec<Line>,
 }
 
+/// Whether the other node has consented to a process with these rights. A server makes processes all the time: one
+/// that has come to a group since is like any in it that has the same rights.
+fn is_agreed(agreed: &Agreed, pid: Pid, rights: &str) -> bool {
+    match agreed.get(&pid.as_raw()) {
+        Some(then) => then == rights,
+        None => agreed.values().any(|then| then == rights),
+    }
+}
+
 /// Stops all threads of a process that is allowed to move, and reads its mappings.
 pub(super) fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Result<(), FreezeError> {
     let Stopped { pid, threads, lines } = process;
@@ -130,7 +139,7 @@ pub(super) fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Re
         return Err(FreezeError::CantMove("threads"));
     }
     if let Some(agreed) = agreed
-        && agreed.get(&pid.as_raw()) != Some(&look::rights(pid)?)
+        && !is_agreed(agreed, pid, &look::rights(pid)?)
     {
         return Err(FreezeError::CantMove("changed"));
     }
@@ -450,4 +459,17 @@ fn hot(pid: Pid, images: &[ThreadImage], own: &[Line]) -> Vec<(u64, Vec<u8>)> {
         (got == content.len()).then_some((page, content))
     };
     pages.into_iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newcomer_with_the_rights_of_others_is_agreed_on() {
+        let agreed = Agreed::from([(10, "a".to_owned()), (11, "b".to_owned())]);
+        let is = |pid, rights| is_agreed(&agreed, Pid::from_raw(pid), rights);
+        assert!(is(10, "a") && is(12, "a") && is(12, "b"));
+        assert!(!is(10, "b") && !is(12, "c"));
+    }
 }
