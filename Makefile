@@ -39,10 +39,17 @@ bench: deps-bench node-binaries
 	  cat target/bench/$$name.md; \
 	done
 
-# What takes long: moves back and forth, 1,000 of each kind of process unless MOVES says otherwise.
+# What takes long: moves back and forth, 1,000 of each kind of process unless MOVES says otherwise; and all the programs
+# that README names, on nodes that are namespaces and on virtual ones. NODES=vm PROGRAMS="gzip nginx": only these, there.
 MOVES ?= 1000
-soak: deps-test
+NODES ?= namespace vm
+PROGRAMS ?=
+soak: deps-test node-binaries
 	cargo test --package tesela-runtime --test soak -- $(MOVES)
+	cargo build --package tesela
+	set -e; for nodes in $(NODES); do \
+	  cargo test --package tesela-tests --test programs -- $$nodes $(PROGRAMS); \
+	done
 
 # stage1 and the agent run in images of any age: static. `--target` keeps the flag from build scripts.
 node-binaries:

@@ -81,14 +81,19 @@ impl Lab {
         self.command(words).output().unwrap()
     }
 
-    /// A command line for a node's shell, as root.
-    pub fn on(&self, node: &str, script: &str) -> Command {
+    /// `tesela` that is ended when it takes too long.
+    pub fn bounded(&self, words: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command
             .envs(self.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))))
             .args([COMMAND_LIMIT.as_ref(), tesela().as_os_str()])
-            .args(["lab", "exec", node, "--", "sh", "-c", script]);
+            .args(words);
         command
+    }
+
+    /// A command line for a node's shell, as root.
+    pub fn on(&self, node: &str, script: &str) -> Command {
+        self.bounded(&["lab", "exec", node, "--", "sh", "-c", script])
     }
 
     /// What it says there, without the end of the line; panics if it fails.

@@ -5,6 +5,7 @@ pub mod dhcp;
 pub mod lab;
 pub mod netns;
 pub mod nfs;
+pub mod programs;
 pub mod ready;
 pub mod served;
 pub mod tftp;

@@ -11,12 +11,24 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tesela_tests::lab::{Lab, tesela};
+use tesela_tests::programs::{QUICK, Tour, cluster, named, tour};
 
 const MIB: u64 = 1 << 20;
+/// Programs that move between virtual nodes here, all with the kernel of Debian 12.
+const EMULATED: &[&str] = &[
+    "gzip",
+    "awk",
+    "tar",
+    "sh with pipelines and job control on a terminal",
+    "xz -T2",
+    "bc",
+    "sqlite3",
+    "python3 with threads",
+];
 
 #[test]
 fn two_machines_become_members_and_stay() {
-    let lab = Lab::up(&["--nodes", "2", "--firmware", "bios,uefi"]);
+    let lab = Lab::of(&cluster("programs", named(QUICK)), &["--nodes", "2", "--firmware", "bios,uefi"]);
     for node in ["n1", "n2"] {
         assert_eq!(lab.stage(node), "member");
         assert_eq!(lab.said(node, "hostname"), node);
@@ -26,6 +38,7 @@ fn two_machines_become_members_and_stay() {
     a_command_keeps_its_streams_and_status(&lab);
     members_reach_each_other(&lab);
     a_process_moves_and_comes_home(&lab);
+    tour(&lab, Tour { places: &["n2", "home", "n2", "home"], size: 400_000 }, named(EMULATED));
     a_node_costs_what_it_changed(&lab);
     another_nodes_root_is_refused(&lab);
     a_user_does_not_speak_for_his_node(&lab);

@@ -9,14 +9,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tesela_tests::lab::Lab;
+use tesela_tests::programs::{QUICK, Tour, cluster, named, tour};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 #[test]
 fn programs_move_between_nodes_that_share_nothing_but_the_wire() {
-    let lab = Lab::up(&["--kind", "namespace", "--nodes", "3"]);
+    let lab = Lab::of(&cluster("programs", named(QUICK)), &["--kind", "namespace", "--nodes", "3"]);
     nothing_is_shared(&lab);
-    gzip_and_awk_move(&lab);
+    let places = ["n2", "home", "n3", "n2", "10.77.0.13", "home"];
+    tour(&lab, Tour { places: &places, size: 8_000_000 }, named(QUICK));
     who_loses_the_node_ends(&lab);
 }
 
@@ -39,40 +41,6 @@ fn nothing_is_shared(lab: &Lab) {
     let libc = |node| lab.said(node, "sha256sum /lib/x86_64-linux-gnu/libc.so.6");
     assert_eq!(libc("n1"), libc("n2"));
     assert_ne!(libc("n1"), libc("n3"), "another C library at the same path");
-}
-
-/// What runs as the lab's ordinary user.
-fn said_to(lab: &Lab, script: &str) -> String {
-    let output = lab.tesela(&["lab", "exec", "--user", "demo", "n1", "--", "sh", "-c", script]);
-    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert!(output.status.success(), "`{script}` ended with {}: {out}{err}", output.status);
-    out
-}
-
-/// Each runs unmoved, and then by way of both other nodes; it has no end of its input before it has moved.
-fn gzip_and_awk_move(lab: &Lab) {
-    for (program, input, status) in [
-        ("gzip -9 -n -c", "cat /usr/lib/x86_64-linux-gnu/*.so* | head -c 30000000", 0),
-        ("awk '{ s += $1 * $1 % 7 } END { print s, NR; exit 3 }'", "seq 3000000", 3),
-    ] {
-        let script = format!(
-            "rm -f in; mkfifo in; {input} > data; {program} < data > unmoved
-             exec 3<>in; {program} < in > moved 3>&- & pid=$!
-             head -c -1000 data >&3 & feeder=$!
-             for to in n2 home n3 n2 10.77.0.13 home; do migrate $pid $to || exit 1; done
-             wait $feeder; tail -c 1000 data >&3; exec 3>&-
-             wait $pid; echo status $?; cmp unmoved moved && echo same"
-        );
-        let said = said_to(lab, &script);
-        let (moves, end) = said.split_at(said.find("status").unwrap());
-        let places: Vec<&str> = moves.lines().map(|line| line.split_once(": ").unwrap().1).collect();
-        let expected = ["n2", "home", "n3", "n2", "n3", "home"].map(|node| match node {
-            "home" => "at home (n1)".to_owned(),
-            node => format!("on {node}, at home on n1"),
-        });
-        assert_eq!(places, expected, "{program}");
-        assert_eq!(end, format!("status {status}\nsame\n"), "{program}");
-    }
 }
 
 /// The power of its node is cut: its parent sees by which signal it has ended, and the node can come back.

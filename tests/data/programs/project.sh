@@ -1,0 +1,27 @@
+# Writes a C project: 24 files of 30 functions each, a header, and a Makefile which waits for the end of descriptor 6.
+for file in $(seq 24); do
+    {
+        echo '#include "all.h"'
+        for f in $(seq 30); do
+            echo "int f${file}_$f(int a, int b) { int s = $f; for (int i = 0; i < a; i++) s += i * b ^ (s >> $((f % 7 + 1))); return s; }"
+        done
+        echo "int file$file(int a) { return $(seq -f "f${file}_%.0f(a, $file)" -s ' ^ ' 30); }"
+    } > file$file.c
+done
+seq -f 'int file%.0f(int a);' 24 > all.h
+{
+    printf '#include "all.h"\n#include <stdio.h>\nint main(void) { printf("%%d\\n", '
+    seq -f 'file%.0f(9)' -s ' + ' 24 | tr -d '\n'
+    echo '); return 0; }'
+} > main.c
+cat > Makefile <<'M'
+objects := $(patsubst %.c,%.o,$(wildcard file*.c)) main.o
+result: program
+	./program > $@
+program: $(objects) waited
+	gcc -o $@ $(sort $(objects))
+%.o: %.c all.h
+	@gcc -O2 -c -o $@ $<
+waited: main.o
+	cat <&6 > $@
+M

@@ -1,0 +1,270 @@
+//! The programs.
+
+use super::Moves::{Alone, Group, Threads};
+use super::Program;
+use super::Run::{Driver, Exec};
+
+/// Octets that compress as programs do.
+const LIBRARIES: &str =
+    "cat /usr/lib/x86_64-linux-gnu/*.so* /usr/bin/* 2>/dev/null | head -c $SIZE > ../data";
+/// A line for each of some rounds of work.
+const LINES: &str = "seq $((SIZE / 40000)) > ../data";
+/// What the scripts that drive several programs read to the end.
+const NOTHING: &str = "";
+
+/// Those of `make test`: their packages are small, and none has a service that a node would start.
+pub const QUICK: &[&str] = &[
+    "gzip",
+    "awk",
+    "tar",
+    "sh with pipelines and job control on a terminal",
+    "xz -T2",
+    "bc",
+    "sqlite3",
+    "openssl dgst",
+    "openssl speed",
+    "flac",
+    "lame",
+    "python3 with threads",
+    "python3 multiprocessing",
+    "python3 asyncio",
+    "rsync over a socket",
+    "perl with Parallel::ForkManager",
+];
+
+/// All.
+pub const PROGRAMS: &[Program] = &[
+    Program { name: "gzip", packages: &[], prepare: LIBRARIES, run: Exec("gzip -9 -n -c"), moves: Alone },
+    Program {
+        name: "awk",
+        packages: &[],
+        prepare: "seq $((SIZE / 7)) > ../data",
+        run: Exec("awk '{ s += $1 * $1 % 7 } END { print s, NR; exit 3 }'"),
+        moves: Alone,
+    },
+    Program {
+        name: "tar",
+        packages: &[],
+        prepare: "mkdir files; for n in $(seq $((SIZE / 40000 + 5))); do seq 5000 > files/$n; done
+            ln files/1 files/link; ln -s 2 files/symlink; chmod 600 files/3
+            tar -cf ../data files; rm -r files",
+        run: Exec("tar -xpf -"),
+        moves: Alone,
+    },
+    Program {
+        name: "sh with pipelines and job control on a terminal",
+        packages: &[],
+        prepare: "seq $((SIZE / 400000 + 5)) > ../data; echo end >> ../data",
+        run: Driver("script -qec 'bash $PROGRAMS/jobs.sh' /dev/null"),
+        moves: Alone,
+    },
+    Program {
+        name: "xz -T2",
+        packages: &["xz-utils"],
+        prepare: LIBRARIES,
+        run: Exec("xz -T2 -1 --block-size=256KiB -c"),
+        moves: Threads,
+    },
+    Program {
+        name: "bc",
+        packages: &["bc"],
+        prepare: "seq -f 'scale = %.0f; 4 * a(1)' $((SIZE / 100000)) > ../data",
+        run: Exec("bc -l"),
+        moves: Alone,
+    },
+    Program {
+        name: "sqlite3",
+        packages: &["sqlite3"],
+        prepare: "{ echo 'create table t(a primary key, b); begin;'
+            seq $((SIZE / 200)) | sed 's/.*/insert into t values (&, hex(& * 7));/'
+            echo 'commit; create index i on t(b); select count(*), sum(a), max(b) from t;'
+            seq -f 'update t set b = b || a where a = %.0f;' 20; } > ../data",
+        run: Exec("sqlite3 -batch file.db"),
+        moves: Alone,
+    },
+    Program {
+        name: "openssl dgst",
+        packages: &["openssl"],
+        prepare: LIBRARIES,
+        run: Exec("openssl dgst -sha512"),
+        moves: Alone,
+    },
+    Program {
+        // Its figures are those of the day; SIGALRM is what ends its round.
+        name: "openssl speed",
+        packages: &["openssl"],
+        prepare: NOTHING,
+        run: Driver(
+            "openssl speed -seconds 9999 -bytes 1024 sha256 > said 2>&1 & pid=$!
+             sh $PROGRAMS/ready.sh grep -q Doing said; echo $pid > ../pid
+             cat; kill -ALRM $pid; wait $pid; status=$?
+             sed -e 's/[0-9.]\\+/N/g' -e 's/  *//g' said; rm said; exit $status",
+        ),
+        moves: Alone,
+    },
+    Program {
+        name: "flac",
+        packages: &["flac"],
+        prepare: LIBRARIES,
+        run: Exec(
+            "flac --silent --force-raw-format --endian=little --sign=signed --channels=2 --bps=16 --sample-rate=44100 -o sound.flac -",
+        ),
+        moves: Alone,
+    },
+    Program {
+        name: "lame",
+        packages: &["lame"],
+        prepare: LIBRARIES,
+        run: Exec("lame --quiet -r -s 44.1 - sound.mp3"),
+        moves: Alone,
+    },
+    Program {
+        name: "python3 with threads",
+        packages: &["python3"],
+        prepare: LINES,
+        run: Exec("python3 $PROGRAMS/threads.py"),
+        moves: Threads,
+    },
+    Program {
+        name: "python3 multiprocessing",
+        packages: &["python3"],
+        prepare: LINES,
+        run: Exec("python3 $PROGRAMS/processes.py"),
+        moves: Group,
+    },
+    Program {
+        name: "python3 asyncio",
+        packages: &["python3"],
+        prepare: "seq $((SIZE / 200000)) > ../data",
+        run: Exec("python3 $PROGRAMS/tasks.py"),
+        moves: Alone,
+    },
+    Program {
+        name: "rsync over a socket",
+        packages: &["rsync", "python3"],
+        prepare: "seq $((SIZE / 100000)) > ../data; mkdir from
+            for n in $(seq 20); do seq -f \"$n %.0f\" $((SIZE / 160)) > from/$n; done",
+        run: Driver("sh $PROGRAMS/rsync.sh"),
+        moves: Alone,
+    },
+    Program {
+        name: "nginx that serves",
+        packages: &["nginx-light", "python3"],
+        prepare: "head -c 300000 /usr/bin/perl > page",
+        run: Driver("sh $PROGRAMS/nginx.sh"),
+        moves: Group,
+    },
+    Program {
+        name: "Redis under load",
+        packages: &["redis-server", "redis-tools"],
+        prepare: NOTHING,
+        run: Driver("sh $PROGRAMS/redis.sh"),
+        moves: Threads,
+    },
+    Program {
+        name: "perl with Parallel::ForkManager",
+        packages: &["libparallel-forkmanager-perl"],
+        prepare: LINES,
+        run: Exec("perl $PROGRAMS/children.pl"),
+        moves: Alone,
+    },
+    Program {
+        // Its output is taken in portions.
+        name: "gcc",
+        packages: &["gcc", "libc6-dev"],
+        prepare: "seq $((SIZE / 40000 + 300)) | sed 's/.*/int f&(int a, int b) { int s = 0; for (int i = 0; i < a; i++) s += i * b ^ &; return s; }/' > file.c
+            seq 12 > ../data",
+        run: Driver(
+            "exec 6<&0
+             { gcc -O2 -S -o - file.c & gcc=$!
+               compiler() { cc1=$(tr -d ' ' < /proc/$gcc/task/$gcc/children) && grep -q cc1 /proc/$cc1/comm; }
+               until compiler; do :; done 2> /dev/null
+               echo $gcc $cc1 > ../pid; wait $gcc; echo $? > ended; } | sh $PROGRAMS/portions.sh",
+        ),
+        moves: Alone,
+    },
+    Program {
+        name: "make -j4",
+        packages: &["make", "gcc", "libc6-dev"],
+        prepare: "sh $PROGRAMS/project.sh; echo all > ../data",
+        run: Driver("exec 6<&0; echo $$ > ../pid; exec make -s -j4"),
+        moves: Alone,
+    },
+    Program {
+        name: "povray +WT4",
+        packages: &["povray"],
+        prepare: "cp $PROGRAMS/spheres.pov .; seq 12 > ../data",
+        run: Driver(
+            "exec 6<&0
+             { povray +Ispheres.pov +O- +FB +W320 +H240 +WT4 -D -GA 2> /dev/null & pid=$!
+               echo $pid > ../pid; wait $pid; echo $? > ended; } | sh $PROGRAMS/portions.sh",
+        ),
+        moves: Threads,
+    },
+    Program {
+        name: "ffmpeg -threads 4",
+        packages: &["ffmpeg"],
+        prepare: "cat /usr/bin/* 2> /dev/null | head -c $((SIZE / 115200 * 115200)) > ../data",
+        run: Exec(
+            "ffmpeg -nostdin -loglevel error -f rawvideo -pix_fmt yuv420p -s 320x240 -i pipe:0 -threads 4 -c:v mpeg4 -flags +bitexact -fflags +bitexact film.avi",
+        ),
+        moves: Threads,
+    },
+    Program {
+        name: "Node.js",
+        packages: &["nodejs"],
+        prepare: LINES,
+        run: Exec("node $PROGRAMS/rounds.js"),
+        moves: Threads,
+    },
+    Program {
+        name: "OpenJDK",
+        packages: &["openjdk-17-jdk-headless"],
+        prepare: "javac -d . $PROGRAMS/Rounds.java; seq $((SIZE / 40000)) > ../data",
+        run: Exec("java -Xmx256m -XX:+UseParallelGC -cp . Rounds"),
+        moves: Threads,
+    },
+    Program {
+        name: "Open MPI",
+        packages: &["openmpi-bin", "libopenmpi-dev", "gcc", "libc6-dev"],
+        prepare: "mpicc -O2 -o ranks $PROGRAMS/ranks.c; seq $((SIZE / 40000)) > ../data",
+        run: Driver(
+            "exec 6<&0
+             mpirun --oversubscribe -n 2 ./ranks <&6 & pid=$!
+             sh $PROGRAMS/ready.sh test -e up; echo $pid > ../pid; wait $pid",
+        ),
+        moves: Group,
+    },
+    Program {
+        name: "Apache (event) that serves",
+        packages: &["apache2-bin", "python3"],
+        prepare: "head -c 300000 /usr/bin/perl > page",
+        run: Driver("sh $PROGRAMS/apache.sh event"),
+        moves: Group,
+    },
+    Program {
+        name: "Apache (prefork) that serves",
+        packages: &["apache2-bin", "python3"],
+        prepare: "head -c 300000 /usr/bin/perl > page",
+        run: Driver("sh $PROGRAMS/apache.sh prefork"),
+        moves: Group,
+    },
+    Program {
+        name: "PostgreSQL under load",
+        packages: &["postgresql-15"],
+        prepare: NOTHING,
+        run: Driver("sh $PROGRAMS/postgresql.sh"),
+        moves: Group,
+    },
+];
+
+/// Those of these names.
+///
+/// # Panics
+/// There is none of such a name.
+pub fn named<'a>(names: &'a [&str]) -> impl Iterator<Item = &'static Program> + 'a {
+    names.iter().map(|name| {
+        let found = PROGRAMS.iter().find(|program| program.name == *name);
+        found.unwrap_or_else(|| panic!("there is no program `{name}`"))
+    })
+}
