@@ -448,6 +448,134 @@ fn those_that_share_memory_move_by_the_name_of_any() {
     family.ends(26);
 }
 
+/// A shell: for the word `go` it starts a program, which says its id, adds up, becomes the same anew at the word
+/// `anew`, and at `end` becomes another one for its status. What else it is told it becomes itself.
+const SHELL: &str = r#"
+export ADDS='$| = 1; print "$$\n";
+while (<STDIN>) { last if /end/; exec "perl", "-e", $ENV{ADDS} if /anew/; $n += $_; print "$n $$ $<\n" }
+exec "sh", "-c", "exit 7"'
+while read word; do
+    case $word in
+    go) perl -e "$ADDS"; echo ended $? ;;
+    *) exec "$word" ;;
+    esac
+done
+exit 7
+"#;
+
+/// A program that [`SHELL`] has started.
+impl Adder {
+    fn says(&mut self, word: &str) -> String {
+        writeln!(self.input.as_ref().unwrap(), "{word}").unwrap();
+        self.line().trim_end().to_owned()
+    }
+}
+
+#[test]
+fn what_becomes_another_program_moves_again() {
+    let cluster = Cluster::new();
+    let [one, two, three] = [1, 2, 3].map(|number| cluster.node(number));
+    let mut shell = Adder::of("sh", SHELL, USER);
+    let pid = shell.pid();
+    let is = |pid: &str, place: &str| {
+        let place = if place == "n1" { "at home (n1)".into() } else { format!("on {place}, at home on n1") };
+        one.done(USER, &["--where", pid], &format!("{pid}: {place}"));
+    };
+    let moves = |pid: &str, to: &str| {
+        let place = if to == "home" { "at home (n1)".into() } else { format!("on {to}, at home on n1") };
+        one.done(USER, &[pid, to], &format!("{pid}: {place}"));
+    };
+    let adds = |shell: &mut Adder, child: &str, number: u32, sum: u32| {
+        assert_eq!(shell.says(&number.to_string()), format!("{sum} {child} {USER}"));
+    };
+    let goes_again = |pid: &str| one.says(&format!("away pid={pid} "));
+
+    // What it starts, and what that becomes.
+    moves(&pid, "n2");
+    let child = shell.says("go");
+    goes_again(&child);
+    is(&child, "n2");
+    assert_eq!(two.list()["guests"].as_array().unwrap().len(), 2);
+    adds(&mut shell, &child, 5, 5);
+    assert_eq!(shell.says("anew"), child);
+    goes_again(&child);
+    is(&child, "n2");
+    adds(&mut shell, &child, 6, 6);
+
+    // Called home it comes with what it has started, and that stays: what is away again later comes after it.
+    moves(&pid, "home");
+    is(&child, "n1");
+    two.no_guests();
+    adds(&mut shell, &child, 1, 7);
+    assert_eq!(shell.says("anew"), child);
+    assert_eq!(shell.says("end"), "ended 7");
+    let stays = shell.says("go");
+    moves(&pid, "n3");
+    is(&stays, "n1");
+    assert_eq!(shell.says("end"), "ended 7");
+    let child = shell.says("go");
+    goes_again(&child);
+    is(&child, "n3");
+    assert_eq!(one.tool("mosctl", 0, &["bring"]), (0, "2 processes came home".into(), String::new()));
+    is(&child, "n1");
+    three.no_guests();
+
+    // Locked, it stays.
+    moves(&child, "n3");
+    one.done(USER, &["--lock", &child], "");
+    assert_eq!(shell.says("anew"), child);
+    one.says(&format!("does not move again pid={child} error=process {child} stays at home: user_lock"));
+    is(&child, "n1");
+    one.done(USER, &["--unlock", &child], "");
+
+    // Called home at once, it stays as well, however far it has come.
+    moves(&child, "n2");
+    assert_eq!(shell.says("anew"), child);
+    moves(&child, "home");
+    is(&child, "n1");
+    assert_eq!(shell.says("end"), "ended 7");
+    moves(&pid, "n2");
+    let recalled = shell.says("go");
+    moves(&pid, "home");
+    is(&recalled, "n1");
+    two.no_guests();
+    assert_eq!(shell.says("end"), "ended 7");
+
+    // Nothing tells an agent that is started again, and nothing fails for that.
+    moves(&pid, "n2");
+    let one = one.crashes();
+    let child = shell.says("go");
+    let at_home = format!("{child}: at home (n1)");
+    adds(&mut shell, &child, 8, 8);
+    one.done(USER, &["--where", &child], &at_home);
+    assert_eq!(shell.says("end"), "ended 7");
+    one.done(USER, &["--where", &pid], &format!("{pid}: on n2, at home on n1"));
+    shell.input = None;
+    assert_eq!(shell.child.wait().unwrap().code(), Some(7));
+}
+
+/// A program that belongs to someone else is not moved by the rights of whoever has called it.
+#[test]
+fn a_setuid_program_stays_at_home() {
+    let cluster = Cluster::new();
+    let [one, two] = [1, 2].map(|number| cluster.node(number));
+    let setuid = cluster.directory.path().join("setuid");
+    fs::copy("/bin/cat", &setuid).unwrap();
+    fs::set_permissions(&setuid, fs::Permissions::from_mode(0o4755)).unwrap();
+    let mut shell = Adder::of("sh", SHELL, USER);
+    let pid = shell.pid();
+    one.done(USER, &[&pid, "n2"], &format!("{pid}: on n2, at home on n1"));
+    writeln!(shell.input.as_ref().unwrap(), "{}", setuid.display()).unwrap();
+    one.says(&format!("does not move again pid={pid} error=process {pid} is another user's"));
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains(&format!("Uid:\t{USER}\t0\t0\t0")), "{status}");
+    one.done(USER, &["--where", &pid], &format!("{pid}: at home (n1)"));
+    two.no_guests();
+    assert_eq!(shell.says("still there"), "still there");
+    shell.input = None;
+    assert!(shell.child.wait().unwrap().success());
+}
+
 #[test]
 fn what_must_not_move_does_not_and_says_why() {
     let cluster = Cluster::new();

@@ -33,11 +33,13 @@ mod sys;
 pub mod tracee;
 
 use std::collections::BTreeSet;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use tesela_shim::seal::KEY;
 
@@ -71,6 +73,9 @@ fn patience() -> Duration {
 pub const AWAY: &str = "away";
 /// The beginning of that line where it stays at home; the reason follows.
 pub const STAYS: &str = "stays: ";
+/// The beginning of any later line: a process has become another program (execve(2)), which runs at home. Its id
+/// follows, and when that was, in milliseconds of [`since_boot`].
+pub const BECAME: &str = "became another: ";
 
 /// Other processes with which a process shares memory, so that they move with it.
 ///
@@ -88,10 +93,19 @@ pub fn ignore_leases() -> io::Result<()> {
     sys::ignore_leases()
 }
 
-/// Tells the agent what has become of the move.
+/// The time since the kernel's start, by which it says when a process was started.
+///
+/// # Errors
+/// Those of `clock_gettime(2)`.
+pub fn since_boot() -> io::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
+}
+
+/// Tells the agent what has become of the move. It may be gone (EPIPE), or not listen (EAGAIN): it does without, and
+/// nothing here waits for it.
 fn tell(line: &str) {
-    let mut out = io::stdout().lock();
-    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+    // Not by `io::Stdout`, which would say later what it cannot now.
+    if let Err(error) = nix::unistd::write(io::stdout(), format!("{line}\n").as_bytes()) {
         tracing::debug!(%error, line, "the agent does not hear it");
     }
 }
@@ -100,13 +114,15 @@ fn tell(line: &str) {
 /// that go, each with its [`look::rights`], as `ID=RIGHTS;ID=RIGHTS`; for `teselad guest` the user, where it is one without any rights of root's.
 pub const AGREED: &str = "TESELA_AGREED";
 
-/// Sends a process off and keeps its deputy: `teselad home PID`. Writes [`AWAY`] or [`STAYS`].
+/// Sends a process off and keeps its deputy: `teselad home PID`. Writes [`AWAY`] or [`STAYS`], and after [`AWAY`] a
+/// line [`BECAME`] for each process that became another program while it was away.
 ///
 /// # Errors
 /// [`SideError`].
 pub fn home_side(pid: i32) -> Result<(), SideError> {
     // Not even a wish that comes at once ends this program.
     home::block_signals().map_err(io::Error::from)?;
+    fcntl(io::stdout(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
     let (stream, keys) = handed_over()?;
     let agreed = std::env::var(AGREED).ok().map(|text| agreed(&text)).transpose()?;
     let home = home::Home::send_off(Pid::from_raw(pid), agreed.as_ref(), stream, keys).inspect_err(stays)?;

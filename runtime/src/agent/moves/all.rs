@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use super::process::Process;
 use super::side::{Kind, Side};
-use super::{MoveError, Moves, above, fetch, keeper, remote};
+use super::{MoveError, Moves, above, keeper, remote};
 use crate::agent::{Config, sys};
 use crate::wire::local::Answer;
 
@@ -13,14 +13,16 @@ impl Moves {
     pub(super) async fn bring(&self, caller: u32) -> Result<Answer, MoveError> {
         only_root(caller, "bring")?;
         let here = self.config()?.node;
-        let mut homes: Vec<(i32, Side)> = Side::all(&Process::all()?, &here)
+        let mut homes: Vec<(i32, Side)> = self
+            .all_away(&here)
+            .await?
             .into_values()
             .filter_map(|side| if let Kind::Home(pid) = side.kind { Some((pid, side)) } else { None })
             .collect();
         homes.sort_by_key(|(pid, _)| *pid);
         let mut done = Done::default();
         for (pid, side) in homes {
-            done.note(self.fetch(pid, &side, &here).await);
+            done.note(self.fetch_alone(pid, &side, &here).await);
         }
         done.answer()
     }
@@ -69,7 +71,7 @@ impl Moves {
             return Err(MoveError::NotThere { pid, node: from.to_owned() });
         };
         tracing::info!(pid, node = from, "is sent home");
-        self.fetch(with, &side, &config.node).await
+        self.fetch_alone(with, &side, &config.node).await
     }
 
     /// The program on another node that kept a guest of this one's has ended: what kept the guest's deputy is told.
@@ -91,9 +93,9 @@ impl Moves {
         Ok(())
     }
 
-    async fn fetch(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
+    async fn fetch_alone(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
         let _moving = self.begin(pid, here)?;
-        fetch(pid, side, here).await
+        self.fetch(pid, side, here).await
     }
 }
 
@@ -111,20 +113,20 @@ fn only_root(caller: u32, what: &'static str) -> Result<(), MoveError> {
 
 /// How many came home, and why others did not.
 #[derive(Default)]
-struct Done {
+pub(super) struct Done {
     count: usize,
     failed: Vec<String>,
 }
 
 impl Done {
-    fn note(&mut self, done: Result<(), MoveError>) {
+    pub(super) fn note(&mut self, done: Result<(), MoveError>) {
         match done {
             Ok(()) => self.count += 1,
             Err(error) => self.failed.push(error.to_string()),
         }
     }
 
-    fn answer(self) -> Result<Answer, MoveError> {
+    pub(super) fn answer(self) -> Result<Answer, MoveError> {
         let Self { count, failed } = self;
         if failed.is_empty() { Ok(Answer::Moved { count }) } else { Err(MoveError::NotAll { count, failed }) }
     }

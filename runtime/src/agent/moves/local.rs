@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::Moves;
@@ -93,6 +94,8 @@ async fn say(mut stream: UnixStream, answer: &Answer) -> io::Result<()> {
 }
 
 async fn answer(moves: &Moves, caller: u32, request: &[u8]) -> Answer {
+    // Which processes became other programs before this was asked for is heard of first.
+    yield_now().await;
     let answered = match serde_json::from_slice(request) {
         Ok(Request::Migrate { pid, to }) => moves.migrate(caller, pid, &to).await,
         Ok(Request::Show { pid }) => moves.show(pid),

@@ -10,6 +10,7 @@
 //! whoever rules the other node can do at home whatever the process could.
 
 mod all;
+mod follow;
 mod local;
 mod notes;
 mod places;
@@ -29,11 +30,14 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
 use super::{Config, ConfigError, Peer, sys};
 use crate::migrate;
 use crate::wire::local::{Answer, Moved, Shown};
+use follow::{Follower, Follows};
 use notes::Notes;
 use process::Process;
 use side::{Ends, Kind, Outcome, Side};
@@ -171,6 +175,9 @@ pub struct Moves {
     config: PathBuf,
     /// Processes of this node that are being moved right now, and to which node.
     moving: Mutex<HashMap<i32, String>>,
+    /// One of them is where it was to be, or stays.
+    moved: Notify,
+    follows: Arc<Follows>,
 }
 
 /// The two places where it listens.
@@ -178,6 +185,7 @@ pub struct Moves {
 pub struct Listeners {
     agents: TcpListener,
     users: UnixListener,
+    followers: UnboundedReceiver<Follower>,
 }
 
 impl Moves {
@@ -193,14 +201,21 @@ impl Moves {
         let socket = config.socket();
         let users = local::bind(&socket)
             .map_err(|source| ListenError { place: socket.display().to_string(), source })?;
-        let moves = Arc::new(Self { config: path.to_owned(), moving: Mutex::default() });
-        Ok((moves, Listeners { agents, users }))
+        let (follows, followers) = Follows::new();
+        let moves = Self { config: path.to_owned(), moving: Mutex::default(), moved: Notify::new(), follows };
+        Ok((Arc::new(moves), Listeners { agents, users, followers }))
     }
 
     /// Serves for ever.
-    pub async fn serve(self: Arc<Self>, listeners: Listeners) {
+    pub async fn serve(self: Arc<Self>, mut listeners: Listeners) {
         let agents = remote::serve(Arc::clone(&self), listeners.agents);
-        tokio::join!(agents, local::serve(self, listeners.users));
+        let users = local::serve(Arc::clone(&self), listeners.users);
+        let follow = async {
+            while let Some(follower) = listeners.followers.recv().await {
+                tokio::spawn(Arc::clone(&self).follow(follower));
+            }
+        };
+        tokio::join!(agents, users, follow);
     }
 
     fn config(&self) -> Result<Config, ConfigError> {
@@ -231,13 +246,14 @@ impl Moves {
         if target.is_some() && notes.of(pid)?.locked {
             return Err(MoveError::Stays { pid, reason: USER_LOCK.to_owned() });
         }
+        self.follows.forget(pid);
         let _moving = self.begin(pid, target.as_ref().map_or(&config.node, |peer| &peer.name))?;
         if let Some(side) = Side::away(&process, &config.node)? {
             if target.as_ref().is_some_and(|peer| peer.name == side.node) {
                 return Ok(Answer::At { pid, node: side.node, home: config.node });
             }
             may_recall(caller, &side)?;
-            recall(pid, &side, &config.node).await?;
+            self.recall(pid, &side, &config.node).await?;
             // It may have become someone else's meanwhile.
             process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
             process.may_be_moved_by(caller)?;
@@ -253,7 +269,10 @@ impl Moves {
                 }
                 peer.name
             }
-            None => config.node.clone(),
+            None => {
+                self.fetch_family(caller, pid, &config.node).await?;
+                config.node.clone()
+            }
         };
         Ok(Answer::At { pid, node, home: config.node })
     }
@@ -271,8 +290,8 @@ impl Moves {
         let (socket, keys) = remote::send(config, node, address, process, company)
             .await
             .map_err(|source| MoveError::Peer { node: node.clone(), address, source })?;
-        match side::send_off(process, company, Ends { here: &config.node, there: node }, socket, keys).await?
-        {
+        let ends = Ends { here: &config.node, there: node };
+        match side::send_off(process, company, ends, socket, keys, &self.follows).await? {
             Outcome::Away => {
                 let with: Vec<i32> = company.iter().map(|process| process.pid).collect();
                 tracing::info!(pid, uid = process.uids[1], node, ?with, "away");
@@ -344,6 +363,28 @@ impl Moves {
         Ok(Answer::Listed { away, guests })
     }
 
+    /// Tells a process that is away to come home, and waits until it has.
+    async fn recall(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
+        self.fetch(pid, side, here).await?;
+        let ended = || MoveError::Ended { pid, node: side.node.clone() };
+        let process = Process::look(pid)?.ok_or_else(ended)?;
+        if process.has_memory() { Ok(()) } else { Err(ended()) }
+    }
+
+    /// Has a side fetch all its processes home, and waits until it has. One that has ended has none left away.
+    async fn fetch(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
+        let Some(keeper) = keeper(side, here)? else {
+            let runs = Process::look(side.pid)?.is_some_and(|it| Side::of(&it, here).as_ref() == Some(side));
+            return if runs { Err(MoveError::Busy { pid }) } else { Ok(()) };
+        };
+        self.follows.recall(side.pid);
+        sys::signal(&keeper, Signal::SIGUSR1, 0)?;
+        match timeout(HOMECOMING, sys::ended(keeper)).await {
+            Ok(ended) => Ok(ended?),
+            Err(_) => Err(MoveError::StillAway { pid, node: side.node.clone() }),
+        }
+    }
+
     fn is_moving(&self, pid: i32) -> bool {
         self.moving().contains_key(&pid)
     }
@@ -372,6 +413,7 @@ struct Moving<'a> {
 impl Drop for Moving<'_> {
     fn drop(&mut self) {
         self.moves.moving().remove(&self.pid);
+        self.moves.moved.notify_waiters();
     }
 }
 
@@ -413,29 +455,14 @@ fn may_recall(caller: u32, side: &Side) -> Result<(), MoveError> {
     first.map_or(Ok(()), |process| process.may_be_moved_by(caller))
 }
 
-/// Tells a process that is away to come home, and waits until it has.
-async fn recall(pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
-    fetch(pid, side, here).await?;
-    let ended = || MoveError::Ended { pid, node: side.node.clone() };
-    let process = Process::look(pid)?.ok_or_else(ended)?;
-    if process.has_memory() { Ok(()) } else { Err(ended()) }
-}
-
 /// The very program of this home's side, if it takes signals already.
 fn keeper(side: &Side, here: &str) -> io::Result<Option<OwnedFd>> {
-    let keeper = sys::pidfd(side.pid)?;
+    let keeper = match sys::pidfd(side.pid) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        keeper => keeper?,
+    };
     // Somebody else may have been started with that id before the descriptor was there.
     let is_it =
         |process: &Process| Side::of(process, here).as_ref() == Some(side) && side::takes_signals(process);
     Ok(Process::look(side.pid)?.filter(is_it).map(|_| keeper))
-}
-
-/// Has a side fetch all its processes home, and waits until it has.
-async fn fetch(pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
-    let keeper = keeper(side, here)?.ok_or(MoveError::Busy { pid })?;
-    sys::signal(&keeper, Signal::SIGUSR1, 0)?;
-    match timeout(HOMECOMING, sys::ended(keeper)).await {
-        Ok(ended) => Ok(ended?),
-        Err(_) => Err(MoveError::StillAway { pid, node: side.node.clone() }),
-    }
 }

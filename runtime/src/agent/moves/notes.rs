@@ -7,7 +7,9 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 use crate::migrate::look;
@@ -71,13 +73,20 @@ impl Notes {
     }
 }
 
-/// When a process was started.
-fn started(pid: i32) -> io::Result<u64> {
+/// When a process was started, in ticks since the kernel was.
+pub fn started(pid: i32) -> io::Result<u64> {
     let stat = look::text(format!("/proc/{pid}/stat"))?;
     // The second field, the program's name in brackets, can have brackets and blanks in it.
     let rest = stat.rsplit_once(')').map(|(_, rest)| rest);
     rest.and_then(|rest| rest.split_ascii_whitespace().nth(19)?.parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {stat}")))
+}
+
+/// So many ticks.
+pub fn ticks(count: u64) -> io::Result<Duration> {
+    // 100 a second on every Linux of today.
+    let second = sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| ticks.try_into().ok()).unwrap_or(100);
+    Ok(Duration::from_millis(count.saturating_mul(1000) / second))
 }
 
 #[cfg(test)]

@@ -96,6 +96,11 @@ impl Process {
         self.capable || self.uids.contains(&0)
     }
 
+    /// Who may move what it becomes: its user, or root, where only root could move it.
+    pub fn mover(&self) -> u32 {
+        if self.privileged() { 0 } else { self.uids[1] }
+    }
+
     /// As [`look::rights`] has it.
     pub fn rights(&self) -> String {
         format!("{:?} {}", self.uids, self.capable)

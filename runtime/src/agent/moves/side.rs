@@ -9,16 +9,19 @@ use std::fs;
 use std::io;
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
+use super::follow::{Follows, Listener, Origin};
 use super::process::Process;
 use crate::agent::sys;
 use crate::migrate::link::Keys;
-use crate::migrate::{AGREED, AWAY, STAYS};
+use crate::migrate::{AGREED, AWAY, BECAME, STAYS};
 
 /// The variable that names the node where it runs: several can share a PID namespace.
 const HERE: &str = "TESELA_NODE";
@@ -133,6 +136,7 @@ pub struct Ends<'a> {
 }
 
 /// Sends a process off, and those that share memory with it, to a node over a connection that its agent has accepted.
+/// What becomes another program there `follows`.
 ///
 /// # Errors
 /// The program cannot be started, or not be heard.
@@ -142,6 +146,7 @@ pub async fn send_off(
     ends: Ends<'_>,
     socket: TcpStream,
     keys: Keys,
+    follows: &Arc<Follows>,
 ) -> io::Result<Outcome> {
     let number = process.pid.to_string();
     let rights = |process: &Process| format!("{}={}", process.pid, process.rights());
@@ -149,11 +154,14 @@ pub async fn send_off(
     let mut command = command(&["home", &number], ends);
     command.env(AGREED, agreed.join(";")).stdout(Stdio::piped());
     let mut child = start(command, socket, keys).await?;
-    let told = match child.stdout.take() {
-        Some(out) => BufReader::new(out).lines().next_line().await?,
+    let side = child.id().and_then(|id| id.try_into().ok()).unwrap_or_default();
+    let mut lines = child.stdout.take().map(|out| BufReader::new(out).lines());
+    let told = match &mut lines {
+        Some(lines) => lines.next_line().await?,
         None => None,
     };
-    watch(child, Kind::Home(process.pid), ends.there);
+    let origin = Origin { side, mover: process.mover(), node: ends.there.to_owned() };
+    watch(child, Kind::Home(process.pid), ends.there, hear(lines, follows.listen(origin)));
     Ok(match told.as_deref() {
         Some(AWAY) => Outcome::Away,
         Some(line) => Outcome::Stays(line.strip_prefix(STAYS).unwrap_or(line).to_owned()),
@@ -178,7 +186,7 @@ pub async fn take_in(
     if let Some(uid) = user {
         command.env(AGREED, uid.to_string());
     }
-    Ok(watch(start(command, socket, keys).await?, Kind::Guest, ends.there))
+    Ok(watch(start(command, socket, keys).await?, Kind::Guest, ends.there, std::future::ready(())))
 }
 
 fn command(words: &[&str], ends: Ends<'_>) -> Command {
@@ -206,10 +214,39 @@ async fn start(mut command: Command, socket: TcpStream, keys: Keys) -> io::Resul
     Ok(child)
 }
 
-/// Takes up its end, and says whether all was well.
-fn watch(mut child: Child, kind: Kind, node: &str) -> JoinHandle<bool> {
+/// Hears which processes become other programs, until nothing more can be said.
+async fn hear(lines: Option<Lines<BufReader<ChildStdout>>>, listener: Listener) {
+    let Some(mut lines) = lines else { return };
+    loop {
+        match lines.next_line().await {
+            Ok(Some(line)) => match became(&line) {
+                Some((pid, since)) => listener.became(pid, since),
+                None => tracing::warn!(line, "is not understood"),
+            },
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "what becomes another program is not heard of any more, and runs at home");
+                return;
+            }
+        }
+    }
+}
+
+fn became(line: &str) -> Option<(i32, Duration)> {
+    let (pid, since) = line.strip_prefix(BECAME)?.split_once(' ')?;
+    Some((pid.parse().ok()?, Duration::from_millis(since.parse().ok()?)))
+}
+
+/// Hears what it says, takes up its end, and says whether all was well.
+fn watch(
+    mut child: Child,
+    kind: Kind,
+    node: &str,
+    heard: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<bool> {
     let node = node.to_owned();
     tokio::spawn(async move {
+        heard.await;
         let ended = child.wait().await;
         match &ended {
             Ok(status) if status.success() => tracing::info!(?kind, node, "over"),

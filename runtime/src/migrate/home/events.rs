@@ -16,6 +16,7 @@ use crate::migrate::image::{Channel, ToHome, ToRemote};
 use crate::migrate::look;
 use crate::migrate::sys;
 use crate::migrate::tracee::{Happening, TraceError, Tracee, is_interrupted, next_happening};
+use crate::migrate::{BECAME, since_boot, tell};
 
 /// What the kernel would do with a signal of a process at home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,11 +299,16 @@ impl Home {
         Ok(())
     }
 
-    /// execve(2) has made another program of a deputy, which runs at home.
+    /// execve(2) has made another program of a deputy, which runs at home. The agent can move it again, unless all
+    /// of them are wanted at home.
     fn became_another(&mut self, tid: Pid) -> Result<(), HomeError> {
         let tgid = tid.as_raw();
         self.deputies.retain(|_, deputy| deputy.tgid != tgid);
         self.link.send(&ToRemote::End { tgid })?;
+        if !self.recalled {
+            // Before it can do anything: the agent looks which process it is, and what that has started since.
+            tell(&format!("{BECAME}{tgid} {}", since_boot()?.as_millis()));
+        }
         Ok(ptrace::detach(tid, None)?)
     }
 
