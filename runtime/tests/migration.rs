@@ -173,6 +173,29 @@ for k in range(30):
     print(said, subprocess.run(['sh', '-c', 'exit %d' % k]).returncode, flush=True)
 ";
     python("exec", executes);
+    // As make waits: SIGCHLD is blocked but for as long as that lasts.
+    let waits = "
+import ctypes, hashlib, os, signal
+libc, empty, events, told = ctypes.CDLL(None, use_errno=True), (ctypes.c_ulong * 16)(), (ctypes.c_char * 12)(), []
+signal.signal(signal.SIGCHLD, lambda *_: told.append(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+epoll = libc.epoll_create1(0)
+ways = [
+    lambda: libc.pselect(0, None, None, None, None, empty),
+    lambda: libc.ppoll(None, 0, None, empty),
+    lambda: libc.epoll_pwait(epoll, events, 1, -1, empty),
+]
+for k in range(60):
+    child = os.fork()
+    if child == 0:
+        value = b'x'
+        for _ in range(k % 5 * 2000):
+            value = hashlib.sha256(value).digest()
+        os._exit(k % 7)
+    print(ways[k % 3](), ctypes.get_errno(), len(told), os.waitpid(child, 0)[1] >> 8, flush=True)
+    print(told, signal.pthread_sigmask(signal.SIG_BLOCK, []), flush=True)
+";
+    python("waits", waits);
     let pipes = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo $i | sed s/1/x/ | tr 2 y; done";
     moves("pipelines", pipes, 12);
     // A signal that a program sends to itself is handled before kill(2) returns.

@@ -554,6 +554,49 @@ fn what_becomes_another_program_moves_again() {
     assert_eq!(shell.child.wait().unwrap().code(), Some(7));
 }
 
+/// As make waits for its children: SIGCHLD is blocked but for as long as that lasts.
+const WAITS: &str = r#"
+import ctypes, os, signal, sys
+libc, mask, events, told = ctypes.CDLL(None, use_errno=True), (ctypes.c_ulong * 16)(), (ctypes.c_char * 12)(), []
+signal.signal(signal.SIGCHLD, lambda *_: told.append(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+epoll = libc.epoll_create1(0)
+ways = {
+    'pselect': lambda: libc.pselect(0, None, None, None, None, mask),
+    'ppoll': lambda: libc.ppoll(None, 0, None, mask),
+    'epoll_pwait': lambda: libc.epoll_pwait(epoll, events, 1, -1, mask),
+}
+for line in sys.stdin:
+    way, told[:] = ways[line.strip()], []
+    waits, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(tell)
+        os.read(waits, 1)
+        os._exit(9)
+    os.close(waits)
+    # It ends while its parent waits, or just before.
+    os.close(tell)
+    print(way(), ctypes.get_errno(), told == [{signal.SIGCHLD}], os.waitpid(child, 0)[1] >> 8, flush=True)
+"#;
+
+#[test]
+fn a_wait_that_opens_the_mask_is_interrupted() {
+    let cluster = Cluster::new();
+    let [one, _two] = [1, 2].map(|number| cluster.node(number));
+    let mut waits = Adder::of("/usr/bin/python3", WAITS, USER);
+    let pid = waits.pid();
+    assert_eq!(waits.says("pselect"), "-1 4 True 9");
+    one.done(USER, &[&pid, "n2"], &format!("{pid}: on n2, at home on n1"));
+    for _ in 0..20 {
+        for way in ["pselect", "ppoll", "epoll_pwait"] {
+            assert_eq!(waits.says(way), "-1 4 True 9", "{way}");
+        }
+    }
+    waits.input = None;
+    assert!(waits.child.wait().unwrap().success());
+}
+
 /// A program that belongs to someone else is not moved by the rights of whoever has called it.
 #[test]
 fn a_setuid_program_stays_at_home() {

@@ -78,7 +78,7 @@ fn dispatch(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6
         Class::Shim => signals::emulate(thread, context, call, args)
             .unwrap_or_else(|| forward(thread, context, call, args, spec)),
         Class::Home => own_descriptors(thread, call, args)
-            .map_or_else(|args| forward(thread, context, call, args, spec), Outcome::Returns),
+            .map_or_else(|args| signals::forward_masked(thread, context, call, args, spec), Outcome::Returns),
         Class::Both => both(thread, context, call, args),
         // The filter lets a local call through that is one by its number; these are by their arguments.
         // SAFETY: the program's own call.
@@ -130,7 +130,7 @@ pub fn exchange(thread: &mut Thread, context: &Context, message: &mut Message) -
     // From here on the agent that sends on a signal knows that a call is on its way, and cancels it. A
     // signal that came before is seen here.
     // The same holds for an agent that wants the thread to stand still.
-    if signals::waiting(context) != 0 || sys::look(&thread.freeze) != 0 {
+    if signals::due(thread, context) != 0 || sys::look(&thread.freeze) != 0 {
         set_state(thread, RUNNING);
         return Outcome::Again;
     }

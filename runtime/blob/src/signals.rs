@@ -70,12 +70,57 @@ pub fn install(process: &Process, signal: u64) -> i64 {
     unsafe { sys::call(nr::RT_SIGACTION, [signal, &raw const kernel as u64, 0, 8, 0, 0]) }
 }
 
-/// Signals that wait until the mask of the frame is in force again, and that the program handles.
-pub fn waiting(context: &Context) -> u64 {
+/// Signals that wait here.
+fn pending() -> u64 {
     let mut set = 0_u64;
     // SAFETY: it writes the set.
     unsafe { sys::call(nr::RT_SIGPENDING, [&raw mut set as u64, 8, 0, 0, 0, 0]) };
-    set & !context.mask
+    set
+}
+
+/// Signals that wait until the mask of the frame is in force again, and that the program handles.
+pub fn waiting(context: &Context) -> u64 {
+    pending() & !context.mask
+}
+
+/// The same, and those that the call on its way home takes.
+pub fn due(thread: &Thread, context: &Context) -> u64 {
+    pending() & (!context.mask | thread.takes)
+}
+
+/// The mask with which a call waits, if it is one that has its own.
+fn own_mask(call: u64, args: [u64; 6]) -> Option<u64> {
+    let read = |at: u64| if at == 0 { None } else { user::read::<u64>(at).ok() };
+    match call {
+        nr::PSELECT6 => read(read(args[5])?),
+        nr::PPOLL => read(args[3]),
+        nr::EPOLL_PWAIT | nr::EPOLL_PWAIT2 => read(args[4]),
+        _ => None,
+    }
+}
+
+/// Makes the call at home. Where it waits with a mask of its own, what that lets through interrupts it: the program
+/// handles it, and finds it blocked again when the call returns.
+pub fn forward_masked(
+    thread: &mut Thread,
+    context: &mut Context,
+    call: u64,
+    args: [u64; 6],
+    spec: &[Arg],
+) -> Outcome {
+    const SIG_BLOCK: u64 = 0;
+    const SIG_UNBLOCK: u64 = 1;
+    let opened = own_mask(call, args).map_or(0, |mask| context.mask & !for_kernel(mask));
+    thread.takes = opened;
+    let outcome = forward(thread, context, call, args, spec);
+    thread.takes = 0;
+    if matches!(outcome, Outcome::Again) && pending() & opened != 0 {
+        // A handler is called from within ([`on_signal`]); without one the kernel does here what is to be done.
+        waiting_for(thread, context, call, nr::RT_SIGPROCMASK, [SIG_UNBLOCK, &raw const opened as u64, 0, 8, 0, 0]);
+        // SAFETY: it reads the mask.
+        unsafe { sys::call(nr::RT_SIGPROCMASK, [SIG_BLOCK, &raw const opened as u64, 0, 8, 0, 0]) };
+    }
+    outcome
 }
 
 /// What becomes of a call that the deputy was interrupted in, with the kernel's own word for it.
@@ -229,11 +274,8 @@ fn sigpending(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Out
         Outcome::Returns(0) => {}
         other => return other,
     }
-    let mut set = 0_u64;
-    // SAFETY: it writes the set.
-    unsafe { sys::call(nr::RT_SIGPENDING, [&raw mut set as u64, 8, 0, 0, 0, 0]) };
     let size = args[1].min(8);
-    let all = home | (set & context.mask);
+    let all = home | (pending() & context.mask);
     match user::copy(args[0], &raw const all as u64, size) {
         Ok(()) if args[1] <= 8 => Outcome::Returns(0),
         Ok(()) => Outcome::Returns(sys::EINVAL),

@@ -52,6 +52,10 @@ pub mod nr {
     pub const ARCH_PRCTL: u64 = 158;
     pub const GETTID: u64 = 186;
     pub const FUTEX: u64 = 202;
+    pub const PSELECT6: u64 = 270;
+    pub const PPOLL: u64 = 271;
+    pub const EPOLL_PWAIT: u64 = 281;
+    pub const EPOLL_PWAIT2: u64 = 441;
     pub const SET_TID_ADDRESS: u64 = 218;
     pub const EXECVE: u64 = 59;
     pub const EXIT_GROUP: u64 = 231;

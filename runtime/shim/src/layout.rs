@@ -172,7 +172,8 @@ pub struct Thread {
     pub mask: u64,
     /// Signals whose dispositions the thread has changed, and told home of in notes that may not have arrived.
     pub noted: u64,
-    /// Blocked signals that the call on its way home takes all the same (sigtimedwait).
+    /// Blocked signals that the call on its way home takes all the same: sigtimedwait(2), and what waits with a mask
+    /// of its own (pselect(2)).
     pub takes: u64,
     /// The program's alternate signal stack.
     pub alt_sp: u64,
