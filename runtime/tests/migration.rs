@@ -364,6 +364,48 @@ print('sound', flush=True)
     assert!(await_end(&mut program, "python").success());
 }
 
+/// A file that is mapped to be read is the file's own at home again; what has come in its place is not.
+#[test]
+fn what_takes_the_place_of_a_files_mapping_stays() {
+    let maps = "
+import ctypes, mmap
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+with open('data', 'rb') as file:
+    at = libc.mmap(None, 4 * 8192, 1, 1, file.fileno(), 0)
+print('ready', flush=True)
+input()
+# MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
+assert libc.mmap(at + 8192, 8192, 3, 0x32, -1, 0) == at + 8192
+ctypes.memset(at + 8192, 66, 8192)
+assert libc.mprotect(at + 8192, 8192, 1) == 0
+print('mapped', flush=True)
+input()
+# Somebody has written to the file meanwhile.
+assert ctypes.string_at(at, 4 * 8192) == b'c' * 8192 + b'B' * 8192 + b'c' * 16384
+print('sound')
+";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("data");
+    std::fs::write(&file, [b'a'; 4 * 8192]).unwrap();
+    let mut program = talks(maps, directory.path());
+    let mut output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut input = program.stdin.take().unwrap();
+    assert_eq!(output.next().as_deref(), Some("ready"));
+    let mut away = Away::send(program.id(), false);
+    assert!(away.arrived());
+    input.write_all(b"\n").unwrap();
+    assert_eq!(output.next().as_deref(), Some("mapped"));
+    std::fs::write(&file, [b'c'; 4 * 8192]).unwrap();
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
+    input.write_all(b"\n").unwrap();
+    assert_eq!(output.next().as_deref(), Some("sound"));
+    assert!(await_end(&mut program, "python").success());
+}
+
 #[test]
 fn threads_that_have_ended_leave_nothing_behind() {
     // More than there are slots, and descriptors for their channels.

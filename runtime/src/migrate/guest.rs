@@ -87,6 +87,8 @@ struct Body {
     known: Arc<Known>,
     /// As long as this is open, it is heard of what the body does with its mappings.
     listens: Option<OwnedFd>,
+    /// What that is, where it matters to its end.
+    copies: Option<Arc<Pager>>,
     /// It waits for all its pages, to make a child.
     wants_pages: bool,
     /// Home wants it, once all its pages are here.
@@ -111,6 +113,7 @@ impl Body {
             page_link: 0,
             known: Arc::default(),
             listens: None,
+            copies: None,
             wants_pages: false,
             wanted_home: false,
             frozen: None,

@@ -70,6 +70,13 @@ pub struct Mapping {
     pub locked: bool,
 }
 
+impl Image {
+    /// The ranges that show copies of files, in order.
+    pub fn copies(&self) -> Vec<(u64, u64)> {
+        self.maps.iter().filter(|map| map.copy).map(|map| (map.start, map.end)).collect()
+    }
+}
+
 /// From where on a mapping shows memory that is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {

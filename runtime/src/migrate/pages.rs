@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
+use super::home::without;
 use super::known::{Change, Known};
 use super::link::{LinkError, Receiver, Sender};
 use super::look::PAGE;
@@ -221,6 +222,8 @@ pub struct Pager {
     asks: Mutex<Sender>,
     /// How many records have come.
     received: AtomicU64,
+    /// All have.
+    whole: AtomicBool,
 }
 
 /// What the program has done with its mappings meanwhile, in order: start, end, and where the range has been
@@ -281,6 +284,7 @@ impl Pager {
             known,
             asks: Mutex::new(asks),
             received: AtomicU64::new(0),
+            whole: AtomicBool::new(false),
         })
     }
 
@@ -453,7 +457,10 @@ impl Pager {
             PAGEFAULT => {
                 let page = two & !(PAGE - 1);
                 let home = self.places().home(page);
-                let held = |home: &u64| self.content.iter().any(|(start, end)| (*start..*end).contains(home));
+                let whole = self.whole.load(Ordering::SeqCst);
+                let held = |home: &u64| {
+                    !whole && self.content.iter().any(|(start, end)| (*start..*end).contains(home))
+                };
                 match home.filter(held) {
                     Some(home) => {
                         if let Err(error) = self.asks().put(&home.to_le_bytes()) {
@@ -481,12 +488,27 @@ impl Pager {
         Ok(None)
     }
 
-    /// Pages that are missing are zero from now on: all have come.
-    pub fn finish(&self, maps: &[(u64, u64)]) {
-        for (start, end) in maps {
+    /// Pages that are missing are zero from now on: all have come. What the program does with its mappings is not heard
+    /// of any more, but for those that are `kept`.
+    pub fn finish(&self, maps: &[(u64, u64)], kept: &[(u64, u64)]) {
+        self.whole.store(true, Ordering::SeqCst);
+        for (start, end) in without(maps, kept) {
             // A range that has been unmapped meanwhile has nothing to be unregistered.
-            let _gone = self.userfaultfd.unregister(*start, end - start);
+            let _gone = self.userfaultfd.unregister(start, end - start);
         }
+        for (start, end) in kept {
+            // Who waits there for a page of zeros faults once more. As above.
+            let _gone = self.userfaultfd.wake(*start, end - start);
+        }
+    }
+
+    /// What is left of these ranges, in order, where the program has not put anything else.
+    pub fn untouched(&self, ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        let places = self.places();
+        let touched = places.changes.iter().flat_map(|(start, end, to)| {
+            [Some((*start, *end)), to.map(|to| (to, to + (end - start)))].into_iter().flatten()
+        });
+        touched.fold(ranges.to_vec(), |left, range| without(&left, &[range]))
     }
 
     /// The descriptor.

@@ -31,7 +31,7 @@ const RUN: u64 = 7 * PAGE;
 /// The object of a record that says that all has been sent.
 const DONE: u32 = u32::MAX;
 /// `PROT_WRITE`
-const WRITE: u32 = 2;
+pub const WRITE: u32 = 2;
 
 /// By which /proc/PID/maps tells one from others. A segment of System V's has its id where others have an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

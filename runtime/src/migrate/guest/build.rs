@@ -123,11 +123,10 @@ impl Guest {
         for map in image.maps.iter().filter(|map| map.shared.is_none()) {
             userfaultfd.register(map.start, map.end - map.start)?;
         }
-        let copies = |(start, _): &(u64, u64)| {
-            image.maps.iter().any(|map| map.copy && (map.start..map.end).contains(start))
-        };
+        let copies = image.copies();
+        let is_copy = |start: u64| copies.iter().any(|(from, to)| (*from..*to).contains(&start));
         // Of a copy home has the file, and not the content.
-        let held = image.content.iter().copied().filter(|range| !copies(range));
+        let held = image.content.iter().copied().filter(|(start, _)| !is_copy(*start));
         body.known = Arc::new(Known::new(held)?);
         let pager = Pager::new(userfaultfd, image.content.clone(), Arc::clone(&body.known), sender);
         for (address, content) in &image.hot {
@@ -150,7 +149,9 @@ impl Guest {
         let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         if let Some(pager) = body.pager.take() {
             let maps = body.pid.and_then(|pid| look::maps(pid).ok()).unwrap_or_default();
-            pager.finish(&maps.iter().map(|line| (line.start, line.end)).collect::<Vec<_>>());
+            let copies = body.image.copies();
+            pager.finish(&maps.iter().map(|line| (line.start, line.end)).collect::<Vec<_>>(), &copies);
+            body.copies = (!copies.is_empty()).then_some(pager);
         }
         let (wants_pages, wanted_home) = (body.wants_pages, body.wanted_home);
         body.wants_pages = false;

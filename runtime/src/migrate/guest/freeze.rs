@@ -18,9 +18,10 @@ use super::{Guest, GuestError};
 use crate::migrate::freeze::{
     empty_process, empty_thread, octets_mut, registers_as_words, registers_from_words,
 };
-use crate::migrate::image::{Channel, Image, ThreadImage, ToHome, ToRemote};
+use crate::migrate::home::without;
+use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToHome, ToRemote};
 use crate::migrate::look::{self, Line};
-use crate::migrate::shared::{self, Object};
+use crate::migrate::shared::{self, Object, WRITE};
 use crate::migrate::sys;
 use crate::migrate::tracee::{Tracee, settled};
 
@@ -188,7 +189,9 @@ impl Guest {
         let (_, site) = look::vdso(pid, &look::maps(pid)?)?;
         freezing.standing.values_mut().for_each(|tracee| tracee.site = site);
         freezing.has_left = true;
-        let image = match read(pid, &body.image, (tgid, &body.threads), freezing, &self.objects) {
+        let copies =
+            body.copies.as_ref().map(|pager| pager.untouched(&body.image.copies())).unwrap_or_default();
+        let image = match read(pid, &body.image, (tgid, &body.threads), freezing, &self.objects, &copies) {
             Ok(image) => image,
             // Home lets it go on here.
             Err(error) => {
@@ -263,6 +266,7 @@ fn read(
     (tgid, slots): (i32, &HashMap<i32, u32>),
     freezing: &Freezing,
     objects: &[Object],
+    copies: &[(u64, u64)],
 ) -> Result<Image, GuestError> {
     let base = came.base;
     let mut threads = Vec::new();
@@ -293,7 +297,7 @@ fn read(
     Ok(Image {
         tgid,
         content: look::content(pid, &private)?,
-        maps: lines.iter().map(|line| shared::mapping(line, objects)).collect(),
+        maps: lines.iter().flat_map(|line| split(shared::mapping(line, objects), copies)).collect(),
         marks,
         dispositions: process
             .dispositions
@@ -307,6 +311,19 @@ fn read(
         auxv: Vec::new(),
         ..came.clone()
     })
+}
+
+/// A mapping in the parts that still are copies of files, and those that are not.
+fn split(map: Mapping, copies: &[(u64, u64)]) -> Vec<Mapping> {
+    let whole = [(map.start, map.end)];
+    // What the program could write is not the file's any more.
+    let copies = if map.protection & WRITE == 0 { copies } else { &[] };
+    let others = without(&whole, copies);
+    let part = |copy| move |(start, end)| Mapping { start, end, copy, ..map };
+    let mut parts: Vec<Mapping> = without(&whole, &others).into_iter().map(part(true)).collect();
+    parts.extend(others.into_iter().map(part(false)));
+    parts.sort_by_key(|part| part.start);
+    parts
 }
 
 /// Signals that wait for a thread, or for its process, but for those of job control, which home sees to.

@@ -401,8 +401,7 @@ fn kept(before: &[Line], maps: &[Mapping], objects: &[Object]) -> Vec<(u64, u64)
             here.object == there.object
                 && here.offset.wrapping_sub(line.start) == there.offset.wrapping_sub(map.start)
         }
-        // A file that nobody writes is its own away; it cannot write there either.
-        (None, None) => !line.shared || map.protection & 2 == 0,
+        (None, None) => !line.shared || map.copy,
         _ => false,
     };
     let mut kept = Vec::new();
