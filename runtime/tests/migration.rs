@@ -7,6 +7,7 @@ mod common;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Child;
@@ -429,6 +430,94 @@ print('done', flush=True)
     assert!(await_end(&mut program, "python").success());
     let (home, guest) = away.recall();
     assert!(home.success() && guest.success(), "{home} {guest}");
+}
+
+/// A large file that every node has.
+const LARGE: &str = "/usr/bin/qemu-system-x86_64";
+
+/// A program that shows a large file with a few pages that it has changed, and at each line says what it sees; at
+/// every second one it changes more.
+const SHOWS: &str = "
+import hashlib, mmap, sys
+with open('/usr/bin/qemu-system-x86_64', 'rb') as large:
+    shown = mmap.mmap(large.fileno(), 0, access=mmap.ACCESS_COPY)
+page, number = 4096, 0
+def change():
+    shown[number * 7 * page:(number * 7 + 1) * page] = bytes(page)
+    shown[(number * 11 + 3) * page + 5] ^= 255
+change()
+for _ in sys.stdin:
+    print(hashlib.sha256(shown).hexdigest(), flush=True)
+    number += 1
+    if number % 2 == 0:
+        change()
+";
+
+/// What of a program's memory was sent and what was not, and whether it is right: it says the same as one that stays.
+fn octets_sent(other: Option<&Path>) -> [u64; 2] {
+    let mut programs = [(); 2].map(|()| talks(SHOWS, Path::new("/")));
+    let mut talk = programs.each_mut().map(|program| {
+        let output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+        (program.stdin.take().unwrap(), output)
+    });
+    let mut same = || {
+        let [one, other] = talk.each_mut().map(|(input, output)| {
+            input.write_all(b"\n").unwrap();
+            output.next().unwrap()
+        });
+        assert_eq!(one, other);
+    };
+    same();
+    let (reads, writes) = std::io::pipe().unwrap();
+    let other = other.map(|other| (Path::new(LARGE), other));
+    let mut away = Away::send_as(programs[0].id(), How { log: Some(writes.into()), other, ..How::default() });
+    assert!(away.arrived());
+    (0..3).for_each(|_| same());
+    let mut log = BufReader::new(reads).lines().map(Result::unwrap);
+    let line = log.find(|line| line.contains("memory has been sent")).unwrap();
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
+    (0..3).for_each(|_| same());
+    drop(talk);
+    programs.iter_mut().for_each(|program| assert!(await_end(program, "python").success()));
+    ["octets=", "spared="].map(|key| {
+        let value = line.split(key).nth(1).unwrap().split_whitespace().next();
+        value.unwrap().parse().unwrap()
+    })
+}
+
+#[test]
+fn files_that_both_nodes_have_do_not_travel() {
+    let large = std::fs::metadata(LARGE).unwrap();
+    let (size, page) = (large.len(), 4096);
+    let [sent, spared] = octets_sent(None);
+    assert!(spared > size - 10 * page && sent < size, "{sent} and {spared} of {size}");
+
+    // Another file in its place, of the same size.
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("other");
+    let mut content = std::fs::read(LARGE).unwrap();
+    content[usize::try_from(size / 2).unwrap()] ^= 1;
+    std::fs::write(&other, &content).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&other, mode).unwrap();
+    let [all, less] = octets_sent(Some(&other));
+    assert!(all > size - 10 * page && less + size < spared + 10 * page, "{all} and {less} of {size}");
+
+    // One that has changed since it was looked at, and nobody has seen that.
+    let kept = |about: &std::fs::Metadata| {
+        Path::new("/run/tesela/digests").join(format!("{:x}-{:x}", about.dev(), about.ino()))
+    };
+    let about = std::fs::metadata(&other).unwrap();
+    let times = [about.mtime(), about.mtime_nsec(), about.ctime(), about.ctime_nsec()];
+    let head = [about.dev(), about.ino(), size].into_iter().chain(times.map(i64::cast_unsigned));
+    let mut forged: Vec<u8> = head.flat_map(u64::to_le_bytes).collect();
+    let digests = std::fs::read(kept(&large)).unwrap();
+    forged.extend(&digests[forged.len()..]);
+    std::fs::write(kept(&about), forged).unwrap();
+    let [more, part] = octets_sent(Some(&other));
+    assert!(sent < more && more < all && less < part && part < spared, "{more} and {part} of {size}");
+    std::fs::remove_file(kept(&about)).unwrap();
 }
 
 /// A program that counts, and says so.

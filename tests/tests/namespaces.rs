@@ -19,6 +19,7 @@ fn programs_move_between_nodes_that_share_nothing_but_the_wire() {
     nothing_is_shared(&lab);
     let places = ["n2", "home", "n3", "n2", "10.77.0.13", "home"];
     tour(&lab, Tour { places: &places, size: 8_000_000 }, named(QUICK));
+    equal_files_are_not_sent(&lab);
     who_loses_the_node_ends(&lab);
 }
 
@@ -41,6 +42,21 @@ fn nothing_is_shared(lab: &Lab) {
     let libc = |node| lab.said(node, "sha256sum /lib/x86_64-linux-gnu/libc.so.6");
     assert_eq!(libc("n1"), libc("n2"));
     assert_ne!(libc("n1"), libc("n3"), "another C library at the same path");
+}
+
+/// n2 has the same libraries as n1, and n3 others of the same names.
+fn equal_files_are_not_sent(lab: &Lab) {
+    let script = "awk 'BEGIN { for (;;) ; }' > /dev/null 2>&1 < /dev/null & pid=$!
+        sent() { awk '/eth0:/ { print $10 }' /proc/net/dev; }
+        for node in n2 n3; do
+            before=$(sent); migrate $pid $node > /dev/null && migrate $pid home > /dev/null || exit 1
+            echo $(($(sent) - before))
+        done; kill $pid";
+    let said = lab.said("n1", script);
+    let [same, others] = said.lines().map(|line| line.parse::<u64>().unwrap()).collect::<Vec<_>>()[..] else {
+        panic!("{said}")
+    };
+    assert!(same + 1_000_000 < others, "{same} octets sent to n2, {others} to n3");
 }
 
 /// The power of its node is cut: its parent sees by which signal it has ended, and the node can come back.

@@ -198,6 +198,7 @@ pub(super) fn read_process(
         marks,
         auxv,
         content,
+        equal: Vec::new(),
         special: lines
             .iter()
             .filter(|line| line.is_special() && line.name != "[vsyscall]")

@@ -28,6 +28,7 @@ use tesela_shim::layout::{
 };
 
 use super::bell::{Bell, Inbox, bell};
+use super::equal::Own;
 use super::freeze::{octets, octets_mut};
 use super::image::{Image, ToHome, ToRemote, Token};
 use super::known::Known;
@@ -151,6 +152,8 @@ pub struct Guest {
     bodies: HashMap<i32, Body>,
     /// What stands here for what the processes share.
     objects: Arc<Vec<Object>>,
+    /// This node's files that home has named.
+    files: Vec<Option<Arc<Own>>>,
     /// Connections that home makes.
     wanted: HashMap<Token, Wanted>,
     /// Connections by which the memory of bodies that are being built comes.
@@ -184,6 +187,7 @@ impl Guest {
             bell,
             bodies: HashMap::new(),
             objects: Arc::default(),
+            files: Vec::new(),
             wanted: HashMap::new(),
             page_links: HashMap::new(),
             agreed,
@@ -262,11 +266,13 @@ impl Guest {
     fn hear(&mut self, message: ToRemote) -> Result<(), GuestError> {
         tracing::debug!(%message, "home says");
         match message {
+            ToRemote::Files(named) => self.look_for(&named),
             ToRemote::Share(sizes, channel) => self.share(&sizes, &channel),
             ToRemote::Unshare(channel) => self.unshare(&channel),
             ToRemote::Build(image, pages) => self.build(*image, &pages),
             ToRemote::Resume => {
                 self.begun = true;
+                self.files.clear();
                 self.link.send(&ToHome::Resumed)?;
                 self.bodies.keys().try_for_each(|tgid| self.answer(*tgid, CONTROL_READY, None))
             }

@@ -26,6 +26,7 @@ use nix::unistd::Pid;
 use tesela_shim::layout;
 
 use super::bell::{Inbox, bell};
+use super::equal::Offers;
 use super::freeze::{self, FreezeError, Frozen};
 use super::group::{self, Agreed, Group};
 use super::image::{Channel, Image, ToHome, ToRemote, Token};
@@ -230,6 +231,7 @@ impl Home {
         let there = SocketAddr::new(peer, port);
         let connector = Connector::start(there, bell)?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let offers = offer(pid, agreed, &link, &inbox)?;
         let Group { mut members, objects } = group::freeze(pid, agreed)?;
         // The blob is at the same place in all of them.
         let Some(first) = members.first() else { return Err(FreezeError::CantMove("ended").into()) };
@@ -259,8 +261,13 @@ impl Home {
             on_their_way: VecDeque::new(),
         };
         let mut at_work = 0;
-        let built =
-            home.share().and_then(|()| members.iter().map(|frozen| home.build(frozen, vdso)).collect());
+        let left_out = members
+            .iter_mut()
+            .try_for_each(|frozen| offers.leave_out(&mut frozen.image))
+            .map_err(HomeError::Io);
+        let built = left_out
+            .and_then(|()| home.share())
+            .and_then(|()| members.iter().map(|frozen| home.build(frozen, vdso)).collect());
         let begun =
             built.and_then(|streams: Vec<_>| home.begin(&mut members, &mut at_work).map(|()| streams));
         match begun {
@@ -311,13 +318,13 @@ impl Home {
             wires.push((channel, ours));
         }
         let (pages, page_keys) = Channel::new()?;
-        let content = image.content.clone();
+        let (content, equal) = (image.content.clone(), image.equal.clone());
         self.link.send(&ToRemote::Build(Box::new(image), pages))?;
         for (channel, ours) in &wires {
             connections.push((self.connect(channel)?, *ours));
         }
         let pid = Pid::from_raw(frozen.image.tgid);
-        let memory = memory::Outgoing::begin(pid, &content, self.connect(&pages)?, page_keys)?;
+        let memory = memory::Outgoing::begin(pid, &content, &equal, self.connect(&pages)?, page_keys)?;
         self.memory.insert(frozen.image.tgid, memory);
         let streams = connections.iter().map(|(stream, _)| stream.try_clone()).collect::<io::Result<_>>()?;
         self.hand_over(frozen, connections)?;
@@ -516,6 +523,30 @@ impl Home {
 /// ([`super::guest::patience`]), so there are never two.
 pub fn patience() -> Duration {
     super::patience()
+}
+
+/// Agrees with the other node on the files of processes that are about to move, which run meanwhile.
+fn offer(
+    pid: Pid,
+    agreed: Option<&Agreed>,
+    link: &Lasting<ToHome>,
+    inbox: &Inbox<News>,
+) -> Result<Offers, HomeError> {
+    let all: BTreeSet<i32> =
+        agreed.into_iter().flat_map(Agreed::keys).copied().chain([pid.as_raw()]).collect();
+    let mut offers = Offers::of(all.into_iter().map(Pid::from_raw));
+    let named = offers.named();
+    if named.is_empty() {
+        return Ok(offers);
+    }
+    // The other node finds out what its own are at the same time.
+    link.send(&ToRemote::Files(named))?;
+    let here = offers.roots();
+    let ToHome::Files(there) = expect(inbox, Instant::now() + BUILD_PATIENCE)? else {
+        return Err(LinkError::NotAuthentic.into());
+    };
+    offers.agree(&here, &there);
+    Ok(offers)
 }
 
 /// What the other side says next, which may take so long.

@@ -5,6 +5,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use super::equal::{Equal, Named, Root};
 use super::link::Keys;
 
 /// A connection is recognised by this.
@@ -45,6 +46,8 @@ pub struct Image {
     pub pending: Vec<Vec<u8>>,
     /// Ranges of memory that have content; what is outside of them is zero.
     pub content: Vec<(u64, u64)>,
+    /// Parts of these that do not travel, for they are in files that both nodes have.
+    pub equal: Vec<Equal>,
     /// It writes a file by a mapping, which others may read as soon as it has ended.
     pub files: bool,
     /// Pages that it needs at once: address and content.
@@ -140,6 +143,8 @@ impl Channel {
 /// What home says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToRemote {
+    /// These are files of processes that are about to come: are there the same?
+    Files(Vec<Named>),
     /// What the processes share that are going to be built: octets of each. The content comes by the connection.
     Share(Vec<u64>, Channel),
     /// Build the body. `pages`: the connection over which its memory comes.
@@ -222,6 +227,8 @@ pub enum ToHome {
         /// SHA-256 of the vDSO's code here.
         vdso: [u8; 32],
     },
+    /// What the files are here that home has named.
+    Files(Vec<Root>),
     /// The body stands ready.
     Built,
     /// It could not be built; nothing of it has run.
@@ -291,6 +298,7 @@ pub enum ToHome {
 impl std::fmt::Display for ToRemote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Files(files) => write!(f, "{} files", files.len()),
             Self::Build(image, _) => write!(f, "build {}", image.tgid),
             Self::Resume => f.write_str("resume"),
             Self::Child { parent, tid, slot, process, .. } => {
@@ -317,6 +325,9 @@ impl std::fmt::Display for ToHome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Listening { port, .. } => write!(f, "listening on {port}"),
+            Self::Files(roots) => {
+                write!(f, "{} of {} files are there", roots.iter().flatten().count(), roots.len())
+            }
             Self::Built => f.write_str("built"),
             Self::Resumed => f.write_str("resumed"),
             Self::Failed(reason) => write!(f, "failed: {reason}"),

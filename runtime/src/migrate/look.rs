@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use nix::unistd::Pid;
@@ -211,6 +212,95 @@ pub fn status(pid: Pid, key: &str) -> io::Result<String> {
     value.map(|value| value.trim().to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
+/// What /proc/PID/pagemap says of pages, an entry of 64 bits each.
+#[derive(Debug)]
+pub struct Pagemap(File);
+
+/// The page is in memory.
+pub fn is_there(entry: u64) -> bool {
+    entry >> 63 != 0
+}
+
+/// The page is the process's own: in memory or swapped out, and no file's.
+pub fn is_own(entry: u64) -> bool {
+    const OF_FILE: u64 = 1 << 61;
+    entry >> 62 != 0 && entry & OF_FILE == 0
+}
+
+/// Where in memory a page is that is there; 0: that is not told.
+pub fn frame(entry: u64) -> u64 {
+    entry & ((1 << 55) - 1)
+}
+
+impl Pagemap {
+    /// That of a process.
+    ///
+    /// # Errors
+    /// Those of /proc.
+    pub fn of(pid: Pid) -> io::Result<Self> {
+        File::open(format!("/proc/{pid}/pagemap")).map(Self)
+    }
+
+    /// Looks at the pages of a range in order, until `look` breaks off.
+    fn each(
+        &mut self,
+        start: u64,
+        end: u64,
+        mut look: impl FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let mut buffer = [0_u8; 1 << 13];
+        self.0.seek(SeekFrom::Start(start / PAGE * 8))?;
+        let mut page = start;
+        while page < end {
+            let wanted = usize::try_from((end - page) / PAGE * 8).unwrap_or(usize::MAX).min(buffer.len());
+            self.0.read_exact(&mut buffer[..wanted])?;
+            for entry in buffer[..wanted].as_chunks::<8>().0 {
+                if look(page, u64::from_le_bytes(*entry)).is_break() {
+                    return Ok(());
+                }
+                page += PAGE;
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts of a range whose pages are like that.
+    ///
+    /// # Errors
+    /// Those of /proc.
+    pub fn ranges(&mut self, start: u64, end: u64, are: impl Fn(u64) -> bool) -> io::Result<Vec<(u64, u64)>> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        self.each(start, end, |page, entry| {
+            if are(entry) {
+                match ranges.last_mut().filter(|last| last.1 == page) {
+                    Some(last) => last.1 += PAGE,
+                    None => ranges.push((page, page + PAGE)),
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(ranges)
+    }
+
+    /// The first page of a range that is like that, and its entry.
+    ///
+    /// # Errors
+    /// Those of /proc.
+    pub fn first(
+        &mut self,
+        start: u64,
+        end: u64,
+        is: impl Fn(u64) -> bool,
+    ) -> io::Result<Option<(u64, u64)>> {
+        let mut first = None;
+        self.each(start, end, |page, entry| {
+            first = is(entry).then_some((page, entry));
+            if first.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(first)
+    }
+}
+
 /// The ranges in `maps` whose pages have content of their own or of a file: what is outside is zero.
 ///
 /// # Errors
@@ -218,30 +308,15 @@ pub fn status(pid: Pid, key: &str) -> io::Result<String> {
 pub fn content(pid: Pid, maps: &[Line]) -> io::Result<Vec<(u64, u64)>> {
     /// Bits 63 and 62 of a pagemap entry: present, swapped.
     const THERE: u64 = 3 << 62;
-    let mut pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    let mut buffer = vec![0_u8; 1 << 16];
+    let mut pagemap = Pagemap::of(pid)?;
+    let mut ranges = Vec::new();
     for map in maps {
         if map.inode != 0 {
             // A page that nobody has touched is still the file's.
             ranges.push((map.start, map.end));
-            continue;
-        }
-        pagemap.seek(SeekFrom::Start(map.start / PAGE * 8))?;
-        let mut page = map.start;
-        while page < map.end {
-            let wanted = usize::try_from((map.end - page) / PAGE * 8).unwrap_or(usize::MAX).min(buffer.len());
-            pagemap.read_exact(&mut buffer[..wanted])?;
-            for entry in buffer[..wanted].as_chunks::<8>().0 {
-                if u64::from_le_bytes(*entry) & THERE != 0 {
-                    // A range lies in one mapping: nothing is put into place across two.
-                    match ranges.last_mut().filter(|last| last.1 == page && page != map.start) {
-                        Some(last) => last.1 += PAGE,
-                        None => ranges.push((page, page + PAGE)),
-                    }
-                }
-                page += PAGE;
-            }
+        } else {
+            // A range lies in one mapping: nothing is put into place across two.
+            ranges.extend(pagemap.ranges(map.start, map.end, |entry| entry & THERE != 0)?);
         }
     }
     Ok(ranges)

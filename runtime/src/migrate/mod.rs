@@ -17,6 +17,8 @@
 
 mod bell;
 pub mod blob;
+pub mod digests;
+pub mod equal;
 pub mod filter;
 pub mod freeze;
 pub mod group;

@@ -4,26 +4,33 @@
 //! asked for first, and otherwise goes on behind what was asked for last, where the program will soon be;
 //! the other side ([`Pager`]) puts pages into place through a userfaultfd. Pages of zeros do not travel.
 //!
+//! What the other side has in files of its own ([`Parts`]) it takes from there, by itself. It says which it has not
+//! after all, and when it has taken all; only then is everything there.
+//!
 //! What is sent ahead stands in the way of what is asked for, so little of it may be on its way
 //! ([`hold_back`]).
 
-use std::collections::BTreeMap;
+mod source;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::unistd::Pid;
 
+use super::equal::Parts;
 use super::home::without;
-use super::known::{Change, Known};
+use super::known::Known;
 use super::link::{LinkError, Receiver, Sender};
 use super::look::PAGE;
-use super::sys::{self, Userfaultfd};
+use super::sys::Userfaultfd;
+use source::Rest;
+pub use source::Source;
 
 /// Octets of memory in a record.
 const RUN: u64 = 7 * PAGE;
@@ -32,64 +39,6 @@ const LOWEST: u64 = 16 * PAGE;
 const HIGHEST: u64 = 0x7fff_ffff_f000;
 /// The address of a record that says that all has been sent.
 const DONE: u64 = u64::MAX;
-
-/// The side that has the memory.
-#[derive(Debug)]
-pub struct Source {
-    pid: Pid,
-    known: Option<Arc<Known>>,
-    rest: Rest,
-    /// How many records have been sent, and each run with how many had been before it.
-    records: u64,
-    sent: Vec<(u64, u64, u64)>,
-}
-
-impl Source {
-    /// The memory of `pid` in these ranges, in which the process does not change anything meanwhile. What the other
-    /// side has is `known`, or it has zeros.
-    pub fn new(pid: Pid, content: &[(u64, u64)], known: Option<Arc<Known>>) -> Self {
-        Self { pid, known, rest: Rest::of(content), records: 0, sent: Vec::new() }
-    }
-
-    /// Goes on on another connection behind the record of this number. A run of which some has arrived is sent
-    /// once more.
-    pub fn go_back(&mut self, received: u64) {
-        let arrived = self.sent.partition_point(|(before, ..)| *before < received);
-        let last = arrived.saturating_sub(1);
-        self.rest.next = self.sent.get(last).map_or(self.rest.next, |(_, start, _)| *start);
-        for (_, start, end) in self.sent.drain(last..) {
-            self.rest.ranges.insert(start, end);
-        }
-        self.records = received;
-    }
-
-    /// Sends it. Returns once the other side has closed the connection.
-    ///
-    /// # Errors
-    /// Those of the connection.
-    pub fn serve(&mut self, mut sender: Sender, mut receiver: Receiver) -> Result<(), LinkError> {
-        let mut told = false;
-        loop {
-            let waits = if told { PollTimeout::NONE } else { PollTimeout::ZERO };
-            let mut ready = [PollFd::new(receiver.as_fd(), PollFlags::POLLIN)];
-            let asked = poll(&mut ready, waits).map_err(io::Error::from)? > 0;
-            if asked {
-                let address = address(receiver.record()?)?;
-                if let Some((start, end)) = self.rest.run_from(address) {
-                    self.send_run(&mut sender, start, end, true)?;
-                } else if is_zero(self.pid, address) {
-                    // What has been sent is on its way, but zeros have not been.
-                    self.send(&mut sender, address, &[])?;
-                }
-            } else if let Some((start, end)) = self.rest.next() {
-                self.send_run(&mut sender, start, end, false)?;
-            } else if !told {
-                self.send(&mut sender, DONE, &[])?;
-                told = true;
-            }
-        }
-    }
-}
 
 /// Bounds what is on its way to a quarter of a megabyte, a few milliseconds of a Gigabit link.
 ///
@@ -101,112 +50,8 @@ pub fn hold_back(stream: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(stream, sockopt::RcvBuf, &OCTETS)?)
 }
 
-/// What has not been sent yet: ranges by their start, and where to go on.
-#[derive(Debug)]
-struct Rest {
-    ranges: BTreeMap<u64, u64>,
-    next: u64,
-}
-
-impl Rest {
-    fn of(content: &[(u64, u64)]) -> Self {
-        Self { ranges: content.iter().copied().filter(|(start, end)| start < end).collect(), next: 0 }
-    }
-
-    /// Takes a run from `address` on; `None` where that is not to be sent, or has been.
-    fn run_from(&mut self, address: u64) -> Option<(u64, u64)> {
-        let (&start, &end) = self.ranges.range(..=address).next_back().filter(|(_, end)| address < **end)?;
-        self.ranges.remove(&start);
-        if start < address {
-            self.ranges.insert(start, address);
-        }
-        let behind = end.min(address + RUN);
-        if behind < end {
-            self.ranges.insert(behind, end);
-        }
-        self.next = behind;
-        Some((address, behind))
-    }
-}
-
-impl Iterator for Rest {
-    type Item = (u64, u64);
-
-    fn next(&mut self) -> Option<(u64, u64)> {
-        let (&start, _) = self.ranges.range(self.next..).chain(&self.ranges).next()?;
-        self.run_from(start)
-    }
-}
-
 fn address(record: &[u8]) -> Result<u64, LinkError> {
     record.first_chunk().map(|octets| u64::from_le_bytes(*octets)).ok_or(LinkError::NotAuthentic)
-}
-
-impl Source {
-    fn send(&mut self, sender: &mut Sender, address: u64, memory: &[u8]) -> Result<(), LinkError> {
-        let mut record = Vec::with_capacity(8 + memory.len());
-        record.extend_from_slice(&address.to_le_bytes());
-        record.extend_from_slice(memory);
-        self.records += 1;
-        sender.put(&record)
-    }
-
-    /// Sends pages in runs without what the other side has between; `asked`: it waits for the first page, even if that
-    /// is zero. Where it has other content, zeros travel as a number, 8 octets instead of pages.
-    fn send_run(&mut self, sender: &mut Sender, start: u64, end: u64, asked: bool) -> Result<(), LinkError> {
-        self.sent.push((self.records, start, end));
-        let mut memory = vec![0_u8; usize::try_from(end - start).unwrap_or(0)];
-        read(self.pid, start, &mut memory);
-        let page = usize::try_from(PAGE).unwrap_or(0);
-        let mut run: Option<usize> = None;
-        for number in 0..=memory.len() / page {
-            let at = start + (number * page) as u64;
-            let change = match (memory.get(number * page..(number + 1) * page), &self.known) {
-                (None, _) => Change::None,
-                (Some(content), Some(known)) => known.compare(at, content),
-                (Some(content), None) if content.iter().all(|octet| *octet == 0) => Change::None,
-                (Some(_), None) => Change::Content,
-            };
-            match (change, run) {
-                (Change::Content, None) => run = Some(number),
-                (Change::None | Change::Zero, Some(first)) => {
-                    self.send(sender, start + (first * page) as u64, &memory[first * page..number * page])?;
-                    run = None;
-                }
-                _ => {}
-            }
-            if change == Change::Zero {
-                self.send(sender, at, &PAGE.to_le_bytes())?;
-            } else if change == Change::None && asked && number == 0 {
-                self.send(sender, start, &[])?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn is_zero(pid: Pid, address: u64) -> bool {
-    let mut page = vec![0; usize::try_from(PAGE).unwrap_or(0)];
-    read(pid, address, &mut page);
-    page.iter().all(|octet| *octet == 0)
-}
-
-/// Reads whole pages of a process that does not change them.
-fn read(pid: Pid, start: u64, memory: &mut [u8]) {
-    let page = usize::try_from(PAGE).unwrap_or(0);
-    let mut at = 0;
-    while at < memory.len() {
-        at += sys::read_memory(pid, start + at as u64, &mut memory[at..]).unwrap_or(0);
-        if at < memory.len() {
-            // A page that the process may not read itself has content all the same; one behind the end of a
-            // file has none.
-            let end = (at / page + 1) * page;
-            if sys::force_read(pid, start + at as u64, &mut memory[at..end]).is_err() {
-                memory[at..end].fill(0);
-            }
-            at = end;
-        }
-    }
 }
 
 /// Puts a body's pages into place as they come.
@@ -217,13 +62,63 @@ pub struct Pager {
     /// Told of each change of `places`.
     changed: Condvar,
     content: Vec<(u64, u64)>,
+    /// Where this node has it in files, in order.
+    in_files: Vec<(u64, u64)>,
+    /// By which such a page is wanted at once; `None`: none is any more.
+    wants: Mutex<Option<mpsc::Sender<u64>>>,
     known: Arc<Known>,
-    /// By which pages are asked for.
-    asks: Mutex<Sender>,
+    asks: Mutex<Asks>,
     /// How many records have come.
     received: AtomicU64,
     /// All have.
     whole: AtomicBool,
+}
+
+/// What home is told.
+#[derive(Debug)]
+struct Asks {
+    sender: Sender,
+    /// Ranges that are not in this node's files as home has them.
+    lacks: Vec<(u64, u64)>,
+    /// All others have been taken from there.
+    taken: bool,
+}
+
+impl Asks {
+    /// What home does not hear is said again on the next connection, or asked for by the next fault.
+    fn say(&mut self, words: &[u64]) {
+        let octets: Vec<u8> = words.iter().copied().flat_map(u64::to_le_bytes).collect();
+        if let Err(error) = self.sender.put(&octets) {
+            tracing::debug!(%error, "home does not hear which pages are to come");
+        }
+    }
+
+    /// Asks for a page that the program waits for.
+    fn page(&mut self, home: u64) {
+        self.say(&[home]);
+    }
+
+    fn lack(&mut self, start: u64, end: u64) {
+        if !self.lacks.iter().any(|(from, to)| *from <= start && end <= *to) {
+            self.lacks.push((start, end));
+            self.say(&[start, end]);
+        }
+    }
+
+    fn take(&mut self) {
+        self.taken = true;
+        self.say(&[DONE]);
+    }
+
+    fn say_again(&mut self, sender: Sender) {
+        self.sender = sender;
+        for (start, end) in self.lacks.clone() {
+            self.say(&[start, end]);
+        }
+        if self.taken {
+            self.say(&[DONE]);
+        }
+    }
 }
 
 /// What the program has done with its mappings meanwhile, in order: start, end, and where the range has been
@@ -268,27 +163,30 @@ impl Places {
 }
 
 impl Pager {
-    /// A pager for what has been registered with `userfaultfd`; `content`: what comes from home, all else is
-    /// zero. `known` hears of what has come.
+    /// A pager for what has been registered with `userfaultfd`; `content`: what comes from home or is `in_files`, all
+    /// else is zero. `known` hears of what has come.
     pub fn new(
         userfaultfd: Userfaultfd,
         content: Vec<(u64, u64)>,
+        in_files: Vec<(u64, u64)>,
         known: Arc<Known>,
-        asks: Sender,
+        sender: Sender,
     ) -> Arc<Self> {
         Arc::new(Self {
             userfaultfd,
             places: Mutex::default(),
             changed: Condvar::new(),
             content,
+            in_files,
+            wants: Mutex::default(),
             known,
-            asks: Mutex::new(asks),
+            asks: Mutex::new(Asks { sender, lacks: Vec::new(), taken: false }),
             received: AtomicU64::new(0),
             whole: AtomicBool::new(false),
         })
     }
 
-    fn asks(&self) -> MutexGuard<'_, Sender> {
+    fn asks(&self) -> MutexGuard<'_, Asks> {
         self.asks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -298,18 +196,22 @@ impl Pager {
     /// # Errors
     /// The process is gone.
     pub fn ask_by(&self, sender: Sender) -> io::Result<()> {
-        *self.asks() = sender;
+        self.asks().say_again(sender);
         self.userfaultfd.wake(LOWEST, HIGHEST - LOWEST)
     }
 
     /// The connection is of no more use.
     pub fn hang_up(&self) {
-        self.asks().hang_up();
+        self.asks().sender.hang_up();
     }
 
     /// How many records have come.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::SeqCst)
+    }
+
+    fn wants(&self) -> MutexGuard<'_, Option<mpsc::Sender<u64>>> {
+        self.wants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -384,6 +286,81 @@ impl Pager {
         }
     }
 
+    /// Puts into place what this node has in files, on a thread of its own: what is wanted first, and otherwise all
+    /// in order, as what comes from home.
+    ///
+    /// # Errors
+    /// No thread can be made.
+    pub fn fill(self: &Arc<Self>, tgid: i32, parts: Parts) -> io::Result<()> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let (tell, wanted) = mpsc::channel();
+        *self.wants() = Some(tell);
+        let pager = Arc::clone(self);
+        thread::Builder::new().name("files".into()).spawn(move || {
+            if let Err(error) = pager.fill_from(&parts, &wanted) {
+                tracing::debug!(tgid, %error, "its files are not needed any more");
+            }
+        })?;
+        Ok(())
+    }
+
+    fn fill_from(&self, parts: &Parts, wanted: &mpsc::Receiver<u64>) -> io::Result<()> {
+        let mut rest = Rest::of(self.in_files.iter().copied());
+        let mut memory = vec![0; usize::try_from(RUN).unwrap_or(0)];
+        loop {
+            let asked = if rest.ranges.is_empty() {
+                if !self.asks().taken {
+                    self.asks().take();
+                }
+                wanted.recv().map_err(|_| mpsc::TryRecvError::Disconnected)
+            } else {
+                wanted.try_recv()
+            };
+            let run = match asked {
+                // A page that has been passed by may be zero.
+                Ok(page) => rest.run_from(page).or(Some((page, page + PAGE))),
+                Err(mpsc::TryRecvError::Empty) => rest.next(),
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+            };
+            let Some((start, end)) = run else { continue };
+            let memory = &mut memory[..usize::try_from(end - start).unwrap_or(0)];
+            if parts.read(start, memory) {
+                self.put_all(start, memory, asked.is_ok())?;
+            } else {
+                // The file is another one now: all of it that is left comes from home.
+                let end = parts.end(start);
+                rest.cut_all(start, end);
+                self.asks().lack(start, end);
+                if asked.is_ok() {
+                    self.asks().page(start);
+                }
+            }
+        }
+    }
+
+    /// Puts pages into place, but for those of zeros; `asked`: it waits for the first page, even if that is zero.
+    fn put_all(&self, start: u64, memory: &[u8], asked: bool) -> io::Result<()> {
+        let page = usize::try_from(PAGE).unwrap_or(1);
+        let is_zero = |page: &[u8]| page.iter().all(|octet| *octet == 0);
+        if asked && memory.get(..page).is_some_and(is_zero) {
+            self.zero(start)?;
+        }
+        let pages: Vec<&[u8]> = memory.chunks_exact(page).collect();
+        let mut at = 0;
+        for run in pages.chunk_by(|one, next| is_zero(one) == is_zero(next)) {
+            let (address, content) =
+                (start + (at * page) as u64, &memory[at * page..(at + run.len()) * page]);
+            if !is_zero(run[0]) {
+                self.known.note(address, content);
+                self.put(address, content)?;
+            }
+            at += run.len();
+        }
+        Ok(())
+    }
+
     /// Puts a page of zeros where the page `home` of home's is now.
     fn zero(&self, home: u64) -> io::Result<()> {
         loop {
@@ -414,6 +391,12 @@ impl Pager {
     /// # Errors
     /// The process is gone.
     pub fn faults(&self, stop: impl AsFd) -> io::Result<()> {
+        let answered = self.answer_faults(stop);
+        self.wants().take();
+        answered
+    }
+
+    fn answer_faults(&self, stop: impl AsFd) -> io::Result<()> {
         // struct uffd_msg
         let mut message = [0_u64; 4];
         // Pages of zeros that are waited for while the mappings change.
@@ -461,13 +444,18 @@ impl Pager {
                 let held = |home: &u64| {
                     !whole && self.content.iter().any(|(start, end)| (*start..*end).contains(home))
                 };
+                let in_file = |home: u64| {
+                    let place = self.in_files.partition_point(|(_, end)| *end <= home);
+                    self.in_files.get(place).is_some_and(|(start, _)| *start <= home)
+                };
                 match home.filter(held) {
-                    Some(home) => {
-                        if let Err(error) = self.asks().put(&home.to_le_bytes()) {
-                            // It is asked for by the next one.
-                            tracing::debug!(%error, "a page is not asked for");
+                    Some(home) if in_file(home) => {
+                        if let Some(wants) = &*self.wants() {
+                            // All is there where nobody hears it any more, or the process is gone.
+                            let _over = wants.send(home);
                         }
                     }
+                    Some(home) => self.asks().page(home),
                     None if self.zero_here(page)? => {}
                     None => return Ok(Some(page)),
                 }
@@ -492,6 +480,7 @@ impl Pager {
     /// of any more, but for those that are `kept`.
     pub fn finish(&self, maps: &[(u64, u64)], kept: &[(u64, u64)]) {
         self.whole.store(true, Ordering::SeqCst);
+        self.wants().take();
         for (start, end) in without(maps, kept) {
             // A range that has been unmapped meanwhile has nothing to be unregistered.
             let _gone = self.userfaultfd.unregister(start, end - start);
@@ -519,9 +508,7 @@ impl Pager {
 
 #[cfg(test)]
 mod tests {
-    use nix::unistd::Pid;
-
-    use super::{PAGE, Places, RUN, Rest, Source};
+    use super::Places;
 
     #[test]
     fn pages_follow_what_the_program_does_with_its_mappings() {
@@ -538,6 +525,7 @@ mod tests {
         assert_eq!([300, 355, 399].map(|page| places.now(page, 1).0), [Some(500), None, Some(599)]);
         assert_eq!([500, 555, 599, 300].map(|page| places.home(page)), [Some(300), None, Some(399), None]);
     }
+
     #[test]
     fn runs_end_where_what_became_of_the_pages_differs() {
         let mut places = Places::default();
@@ -548,42 +536,5 @@ mod tests {
         places.change(370, 380, None);
         assert_eq!(places.now(150, 90), (Some(350), 20));
         assert_eq!(places.now(175, 90), (None, 5));
-    }
-
-    #[test]
-    fn all_is_sent_once_and_first_what_is_asked_for() {
-        let (first, second) = (16 * PAGE, 1000 * PAGE);
-        let mut rest = Rest::of(&[(first, first + 3 * RUN), (second, second + PAGE), (5, 5)]);
-        assert_eq!(rest.next(), Some((first, first + RUN)));
-        let asked = first + RUN + 2 * PAGE;
-        assert_eq!(rest.run_from(asked), Some((asked, asked + RUN)));
-        assert_eq!(rest.run_from(asked), None, "it has been");
-        assert_eq!(rest.run_from(second + PAGE), None, "it is not there");
-        let left: Vec<_> = rest.collect();
-        let behind = asked + RUN;
-        assert_eq!(left, [(behind, first + 3 * RUN), (second, second + PAGE), (first + RUN, asked)]);
-    }
-
-    #[test]
-    fn over_another_connection_all_is_sent_that_has_not_come() {
-        let first = 16 * PAGE;
-        let mut source = Source::new(Pid::from_raw(1), &[(first, first + 4 * RUN)], None);
-        // Runs of two records, of none, and of one.
-        for records in [2, 0, 1] {
-            let (start, end) = source.rest.next().unwrap();
-            source.sent.push((source.records, start, end));
-            source.records += records;
-        }
-        source.go_back(3);
-        assert_eq!(
-            source.rest.next(),
-            Some((first + 2 * RUN, first + 3 * RUN)),
-            "it may have had more records"
-        );
-        assert_eq!(source.rest.next(), Some((first + 3 * RUN, first + 4 * RUN)));
-        source.go_back(1);
-        let all: Vec<_> = source.rest.collect();
-        let runs: Vec<_> = (0..4).map(|run| (first + run * RUN, first + (run + 1) * RUN)).collect();
-        assert_eq!(all, runs[..2], "the others were not noted");
     }
 }

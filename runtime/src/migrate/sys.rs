@@ -408,6 +408,28 @@ pub fn has_writers(file: &std::fs::File) -> io::Result<Option<bool>> {
     }
 }
 
+/// Where in memory the page of a file is that is at this offset (proc_pid_pagemap(5)); `None`: that is not told.
+pub fn frame(file: &std::fs::File, offset: u64) -> io::Result<Option<u64>> {
+    use std::os::unix::fs::FileExt as _;
+    const PAGE: u64 = super::look::PAGE;
+    let length = usize::try_from(PAGE).map_err(io::Error::other)?;
+    let offset = i64::try_from(offset).map_err(io::Error::other)?;
+    let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED | libc::MAP_POPULATE);
+    // SAFETY: a new mapping, which nothing but the kernel looks at before it is gone again.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, file.as_raw_fd(), offset) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let mut entry = [0; 8];
+    let read = std::fs::File::open("/proc/self/pagemap")
+        .and_then(|pagemap| pagemap.read_exact_at(&mut entry, at as u64 / PAGE * 8));
+    // SAFETY: it was mapped above.
+    checked(libc::c_long::from(unsafe { libc::munmap(at, length) }))?;
+    read?;
+    let entry = u64::from_le_bytes(entry);
+    Ok(Some(super::look::frame(entry)).filter(|frame| super::look::is_there(entry) && *frame != 0))
+}
+
 /// SIGIO, which [`has_writers`] can bring on, does nothing.
 pub fn ignore_leases() -> io::Result<()> {
     // SAFETY: no handler of ours runs.

@@ -37,6 +37,8 @@ pub struct How<'a> {
     pub patience: Option<u32>,
     /// What home says goes here.
     pub log: Option<Stdio>,
+    /// A file, and another one that the remote node has in its place.
+    pub other: Option<(&'a Path, &'a Path)>,
     /// The first connection breaks here.
     pub cut: Option<Cut>,
 }
@@ -76,6 +78,9 @@ impl Away {
         let patience = how.patience.map(|seconds| seconds.to_string());
         let mut guest = side(&["guest"], &theirs, guest_at);
         let mut home = side(&["home", &pid.to_string()], &ours, home_at);
+        if let Some((place, other)) = how.other {
+            cover(&mut guest, place, other);
+        }
         if let Some(patience) = patience {
             guest.env("TESELA_PATIENCE", &patience);
             home.env("TESELA_PATIENCE", &patience);
@@ -158,6 +163,22 @@ fn side(words: &[&str], stream: &TcpStream, namespace: Option<BorrowedFd<'_>>) -
         });
     }
     command
+}
+
+/// A program is started where another file is in a file's place.
+fn cover(command: &mut Command, place: &Path, other: &Path) {
+    let [place, other] = [place, other].map(|path| std::ffi::CString::new(path.to_str().unwrap()).unwrap());
+    // SAFETY: system calls alone, between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            let none = std::ptr::null();
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            let done = libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, c"/".as_ptr(), none, private, none.cast()) == 0
+                && libc::mount(other.as_ptr(), place.as_ptr(), none, libc::MS_BIND, none.cast()) == 0;
+            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        });
+    }
 }
 
 /// A program is started in a network namespace; `None`: in that of the test.

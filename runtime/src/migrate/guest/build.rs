@@ -17,6 +17,7 @@ use super::init::{self, Wanted};
 use super::lines::Line;
 use super::{Body, Guest, GuestError, control_pair};
 use crate::migrate::blob::Blob;
+use crate::migrate::equal::{Named, Own, Parts};
 use crate::migrate::filter::filter;
 use crate::migrate::freeze::{empty_process, empty_thread, octets, octets_mut, registers_from_words};
 use crate::migrate::image::{Channel, Image, Mapping, Part, ThreadImage, ToHome};
@@ -31,6 +32,20 @@ use crate::migrate::sys::{self, Userfaultfd};
 const ASIDE: u64 = 8 << 20;
 
 impl Guest {
+    /// Looks what the files are here that the bodies show which are built next.
+    pub(super) fn look_for(&mut self, named: &[Named]) -> Result<(), GuestError> {
+        let own = |named: &Named| match Own::of(named) {
+            Ok(own) => own.map(Arc::new),
+            Err(error) => {
+                tracing::debug!(path = named.path, %error, "a file is not looked at");
+                None
+            }
+        };
+        self.files = named.iter().map(own).collect();
+        let roots = self.files.iter().map(|own| own.as_ref().map(|own| own.root())).collect();
+        Ok(self.link.send(&ToHome::Files(roots))?)
+    }
+
     /// What the bodies that are built next share.
     pub(super) fn share(&mut self, sizes: &[u64], channel: &Channel) -> Result<(), GuestError> {
         let stream = self.door.connection(channel.token)?;
@@ -128,10 +143,14 @@ impl Guest {
         // Of a copy home has the file, and not the content.
         let held = image.content.iter().copied().filter(|(start, _)| !is_copy(*start));
         body.known = Arc::new(Known::new(held)?);
-        let pager = Pager::new(userfaultfd, image.content.clone(), Arc::clone(&body.known), sender);
+        let parts = Parts::of(&image.equal, &self.files)
+            .ok_or_else(|| io::Error::other("it shows a file that is not here"))?;
+        let in_files = parts.ranges().collect();
+        let pager = Pager::new(userfaultfd, image.content.clone(), in_files, Arc::clone(&body.known), sender);
         for (address, content) in &image.hot {
             pager.put(*address, content)?;
         }
+        pager.fill(tgid, parts)?;
         let (stop, stopped) = control_pair()?;
         let faults = Arc::clone(&pager);
         std::thread::Builder::new().name("faults".into()).spawn(move || {

@@ -307,6 +307,7 @@ fn read(
         threads,
         pending,
         hot: Vec::new(),
+        equal: Vec::new(),
         special: Vec::new(),
         auxv: Vec::new(),
         ..came.clone()

@@ -355,7 +355,7 @@ impl Home {
                 }
             }
             ToHome::Ends(reason) => return Err(HomeError::EndedThere(reason)),
-            ToHome::Listening { .. } | ToHome::Built | ToHome::Failed(_) => {
+            ToHome::Listening { .. } | ToHome::Files(_) | ToHome::Built | ToHome::Failed(_) => {
                 return Err(crate::migrate::link::LinkError::NotAuthentic.into());
             }
         }

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use nix::unistd::Pid;
 
 use super::connector::{ATTEMPT, connect};
+use crate::migrate::equal::Equal;
 use crate::migrate::image::Channel;
 use crate::migrate::lasting::hang_up;
 use crate::migrate::link::{self, Keys, LinkError};
@@ -35,12 +36,18 @@ impl Line {
 }
 
 impl Outgoing {
-    /// Begins to send the memory of a process that stands still.
+    /// Begins to send the memory of a process that stands still, but for what the other node has in `equal` files.
     ///
     /// # Errors
     /// Those of the socket and of making threads.
-    pub fn begin(pid: Pid, content: &[(u64, u64)], stream: TcpStream, keys: Keys) -> io::Result<Self> {
-        let mut source = Source::new(pid, content, None);
+    pub fn begin(
+        pid: Pid,
+        content: &[(u64, u64)],
+        equal: &[Equal],
+        stream: TcpStream,
+        keys: Keys,
+    ) -> io::Result<Self> {
+        let mut source = Source::new(pid, content, None).without(equal);
         let line = Arc::new(Line::default());
         let own = Arc::clone(&line);
         let thread = thread::Builder::new().name("pages".into()).spawn(move || {
