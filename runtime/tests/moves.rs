@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -448,7 +448,7 @@ fn those_that_share_memory_move_by_the_name_of_any() {
     family.ends(26);
 }
 
-/// A shell: for the word `go` it starts a program, which says its id, adds up, becomes the same anew at the word
+/// A shell: for the word `go`, or with limits for `limited`, it starts a program, which says its id, adds up, becomes the same anew at the word
 /// `anew`, and at `end` becomes another one for its status. What else it is told it becomes itself.
 const SHELL: &str = r#"
 export ADDS='$| = 1; print "$$\n";
@@ -457,6 +457,7 @@ exec "sh", "-c", "exit 7"'
 while read word; do
     case $word in
     go) perl -e "$ADDS"; echo ended $? ;;
+    limited) (ulimit -S -c 0; exec perl -e "$ADDS"); echo ended $? ;;
     *) exec "$word" ;;
     esac
 done
@@ -500,6 +501,19 @@ fn what_becomes_another_program_moves_again() {
     assert_eq!(shell.says("anew"), child);
     goes_again(&child);
     is(&child, "n2");
+    adds(&mut shell, &child, 6, 6);
+
+    // What is made away goes home to set its limits, and then becomes another program there.
+    assert_eq!(shell.says("end"), "ended 7");
+    let limited = shell.says("limited");
+    let begun = Instant::now();
+    while one.migrate(USER, &["--where", &limited]).1 != format!("{limited}: on n2, at home on n1") {
+        assert!(begun.elapsed() < PATIENCE, "{limited} does not go again");
+    }
+    adds(&mut shell, &limited, 4, 4);
+    assert_eq!(shell.says("end"), "ended 7");
+    let child = shell.says("go");
+    goes_again(&child);
     adds(&mut shell, &child, 6, 6);
 
     // Called home it comes with what it has started, and that stays: what is away again later comes after it.

@@ -92,6 +92,8 @@ struct Deputy {
     delivering: bool,
     /// Away it runs in its maker's memory, which waits until it is another program or has ended (vfork).
     borrows: bool,
+    /// It was made away.
+    made_away: bool,
     line: Line,
 }
 
@@ -130,7 +132,7 @@ impl From<Event<ToHome>> for News {
 impl Deputy {
     fn new(tracee: Tracee, tgid: i32, slot: u32, stream: Option<TcpStream>) -> Self {
         let line = Line { stream, ..Line::default() };
-        Self { tracee, tgid, slot, stopped: false, delivering: false, borrows: false, line }
+        Self { tracee, tgid, slot, stopped: false, delivering: false, borrows: false, made_away: false, line }
     }
 
     /// Lets it go on.

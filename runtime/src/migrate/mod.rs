@@ -75,9 +75,10 @@ fn patience() -> Duration {
 pub const AWAY: &str = "away";
 /// The beginning of that line where it stays at home; the reason follows.
 pub const STAYS: &str = "stays: ";
-/// The beginning of any later line: a process has become another program (execve(2)), which runs at home. Its id
-/// follows, and when that was, in milliseconds of [`since_boot`].
-pub const BECAME: &str = "became another: ";
+/// The beginning of any later line: a process runs at home and can move again, for it has become another program
+/// (execve(2)), or was made away and had a call to make at home. Its id follows, and since when, in milliseconds of
+/// [`since_boot`].
+pub const AGAIN: &str = "again: ";
 
 /// Other processes with which a process shares memory, so that they move with it.
 ///
@@ -117,7 +118,7 @@ fn tell(line: &str) {
 pub const AGREED: &str = "TESELA_AGREED";
 
 /// Sends a process off and keeps its deputy: `teselad home PID`. Writes [`AWAY`] or [`STAYS`], and after [`AWAY`] a
-/// line [`BECAME`] for each process that became another program while it was away.
+/// line [`AGAIN`] for each process that can move again.
 ///
 /// # Errors
 /// [`SideError`].

@@ -1,8 +1,11 @@
 //! A process that becomes another program while it is away (execve(2)) does so at home, and from there it moves again,
 //! with what it has started meanwhile, to where it was. So what a shell or `make` starts away runs away.
 //!
-//! The program that keeps it tells of it ([`BECAME`](crate::migrate::BECAME)), and the rest is an ordinary move: with the rights that
-//! the process had before, and only if nobody has called its like home meanwhile.
+//! One that was made away and has to go home for a call does so as well, once: most often that is what comes before
+//! another program (setrlimit(2), in make).
+//!
+//! The program that keeps it tells of it ([`AGAIN`](crate::migrate::AGAIN)), and the rest is an ordinary move: with
+//! the rights that the process had before, and only if nobody has called its like home meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +20,7 @@ use super::side::{Kind, Side};
 use super::{HOMECOMING, MoveError, Moves, may_recall, notes};
 use crate::migrate::since_boot;
 
-/// How long another program runs at home before it moves: what ends sooner costs more to move than to run.
+/// How long it runs at home before it moves: what ends sooner costs more to move than to run.
 const SETTLES: Duration = Duration::from_millis(100);
 
 /// Where a process was, and by whose right.
@@ -37,7 +40,7 @@ pub struct Follower {
     pid: i32,
     /// When it was started, in ticks: another one can get its id.
     started: u64,
-    /// Since when it is the program that it is, in time since the kernel's start.
+    /// Since when it runs at home, in time since the kernel's start.
     since: Duration,
     origin: Origin,
 }
@@ -112,14 +115,14 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// A process has become another program then, in time since the kernel's start.
-    pub fn became(&self, pid: i32, since: Duration) {
+    /// A process can move again that runs at home since then, in time since the kernel's start.
+    pub fn again(&self, pid: i32, since: Duration) {
         if self.follows.state().sides.get(&self.origin.side) != Some(&false) {
             return;
         }
         match notes::started(pid) {
             Ok(started) => self.follows.add(Follower { pid, started, since, origin: self.origin.clone() }),
-            Err(error) => tracing::debug!(pid, %error, "it has ended as another program"),
+            Err(error) => tracing::debug!(pid, %error, "it has ended at home"),
         }
     }
 }
@@ -131,7 +134,7 @@ impl Drop for Listener {
 }
 
 impl Moves {
-    /// Moves a process again that has become another program; those that it has started at home meanwhile follow it.
+    /// Moves a process again; those that it has started at home meanwhile follow it.
     pub(super) async fn follow(self: Arc<Self>, follower: Follower) {
         let pid = follower.pid;
         let settled = async {

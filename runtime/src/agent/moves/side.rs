@@ -21,7 +21,7 @@ use super::follow::{Follows, Listener, Origin};
 use super::process::Process;
 use crate::agent::sys;
 use crate::migrate::link::Keys;
-use crate::migrate::{AGREED, AWAY, BECAME, STAYS};
+use crate::migrate::{AGAIN, AGREED, AWAY, STAYS};
 
 /// The variable that names the node where it runs: several can share a PID namespace.
 const HERE: &str = "TESELA_NODE";
@@ -136,7 +136,7 @@ pub struct Ends<'a> {
 }
 
 /// Sends a process off, and those that share memory with it, to a node over a connection that its agent has accepted.
-/// What becomes another program there `follows`.
+/// What comes from there by itself `follows`.
 ///
 /// # Errors
 /// The program cannot be started, or not be heard.
@@ -214,26 +214,26 @@ async fn start(mut command: Command, socket: TcpStream, keys: Keys) -> io::Resul
     Ok(child)
 }
 
-/// Hears which processes become other programs, until nothing more can be said.
+/// Hears which processes can move again, until nothing more can be said.
 async fn hear(lines: Option<Lines<BufReader<ChildStdout>>>, listener: Listener) {
     let Some(mut lines) = lines else { return };
     loop {
         match lines.next_line().await {
-            Ok(Some(line)) => match became(&line) {
-                Some((pid, since)) => listener.became(pid, since),
+            Ok(Some(line)) => match again(&line) {
+                Some((pid, since)) => listener.again(pid, since),
                 None => tracing::warn!(line, "is not understood"),
             },
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(%error, "what becomes another program is not heard of any more, and runs at home");
+                tracing::warn!(%error, "what could move again is not heard of any more, and runs at home");
                 return;
             }
         }
     }
 }
 
-fn became(line: &str) -> Option<(i32, Duration)> {
-    let (pid, since) = line.strip_prefix(BECAME)?.split_once(' ')?;
+fn again(line: &str) -> Option<(i32, Duration)> {
+    let (pid, since) = line.strip_prefix(AGAIN)?.split_once(' ')?;
     Some((pid.parse().ok()?, Duration::from_millis(since.parse().ok()?)))
 }
 

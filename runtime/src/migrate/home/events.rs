@@ -16,7 +16,7 @@ use crate::migrate::image::{Channel, ToHome, ToRemote};
 use crate::migrate::look;
 use crate::migrate::sys;
 use crate::migrate::tracee::{Happening, TraceError, Tracee, is_interrupted, next_happening};
-use crate::migrate::{BECAME, since_boot, tell};
+use crate::migrate::{AGAIN, since_boot, tell};
 
 /// What the kernel would do with a signal of a process at home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,24 +292,30 @@ impl Home {
         let address = layout::slot(self.base, slot);
         tracee.enter(self.entry, address + SLOT - 64, layout::ENTER_RESIDENT, address)?;
         let borrows = process && there != slot_number;
-        self.deputies.insert(child, Deputy { borrows, ..Deputy::new(tracee, tgid, slot_number, stream) });
+        let fresh = Deputy::new(tracee, tgid, slot_number, stream);
+        self.deputies.insert(child, Deputy { borrows, made_away: process, ..fresh });
         if process && self.recalled {
             self.link.send(&ToRemote::Freeze { tgid })?;
         }
         Ok(())
     }
 
-    /// execve(2) has made another program of a deputy, which runs at home. The agent can move it again, unless all
-    /// of them are wanted at home.
+    /// execve(2) has made another program of a deputy, which runs at home.
     fn became_another(&mut self, tid: Pid) -> Result<(), HomeError> {
         let tgid = tid.as_raw();
         self.deputies.retain(|_, deputy| deputy.tgid != tgid);
         self.link.send(&ToRemote::End { tgid })?;
-        if !self.recalled {
-            // Before it can do anything: the agent looks which process it is, and what that has started since.
-            tell(&format!("{BECAME}{tgid} {}", since_boot()?.as_millis()));
-        }
+        self.can_move_again(tgid)?;
         Ok(ptrace::detach(tid, None)?)
+    }
+
+    /// A process runs at home that nobody has called there: the agent is told before it can do anything, for it looks
+    /// which process that is, and what it has started since.
+    pub(super) fn can_move_again(&self, tgid: i32) -> Result<(), HomeError> {
+        if !self.recalled {
+            tell(&format!("{AGAIN}{tgid} {}", since_boot()?.as_millis()));
+        }
+        Ok(())
     }
 
     /// What the remote node says.

@@ -139,6 +139,11 @@ impl Home {
 
     /// Its deputies are itself again, and go on.
     fn let_go(&mut self, tgid: i32) -> Result<(), HomeError> {
+        // Most often it has a call to make that can be made at home only, before it becomes another program. Only
+        // once: what has moved by itself would come back for each such call.
+        if self.deputies.get(&tgid).is_some_and(|leader| leader.made_away) {
+            self.can_move_again(tgid)?;
+        }
         let here: Vec<i32> =
             self.deputies.iter().filter(|(_, deputy)| deputy.tgid == tgid).map(|(tid, _)| *tid).collect();
         for tid in here {
