@@ -19,7 +19,7 @@ pub fn master_state() -> PathBuf {
 }
 
 /// A command on a node answers in this time, however busy the machine is.
-const COMMAND_LIMIT: &str = "180";
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 
 /// A lab that is up. Needs root, QEMU, and the `tesela` executable built.
 #[derive(Debug)]
@@ -81,19 +81,20 @@ impl Lab {
         self.command(words).output().unwrap()
     }
 
-    /// `tesela` that is ended when it takes too long.
-    pub fn bounded(&self, words: &[&str]) -> Command {
+    /// `tesela` that is ended when it takes longer than `limit`.
+    pub fn bounded(&self, limit: Duration, words: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command
             .envs(self.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))))
-            .args([COMMAND_LIMIT.as_ref(), tesela().as_os_str()])
+            .arg(limit.as_secs().to_string())
+            .arg(tesela())
             .args(words);
         command
     }
 
     /// A command line for a node's shell, as root.
     pub fn on(&self, node: &str, script: &str) -> Command {
-        self.bounded(&["lab", "exec", node, "--", "sh", "-c", script])
+        self.bounded(COMMAND_LIMIT, &["lab", "exec", node, "--", "sh", "-c", script])
     }
 
     /// What it says there, without the end of the line; panics if it fails.

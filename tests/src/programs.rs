@@ -8,6 +8,7 @@ mod list;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
 
@@ -75,6 +76,8 @@ pub struct Tour<'a> {
     pub places: &'a [&'a str],
     /// About how many octets the inputs are to have.
     pub size: u64,
+    /// How long a program has for both of its runs.
+    pub limit: Duration,
 }
 
 /// Each of the programs on its tour; those that are not as they are unmoved are told together.
@@ -100,7 +103,7 @@ pub fn tour<'a>(lab: &Lab, tour: Tour<'_>, programs: impl IntoIterator<Item = &'
 }
 
 fn on_tour(lab: &Lab, tour: Tour<'_>, program: &Program) -> Result<(), String> {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let run = match program.run {
         Run::Exec(command) => format!("echo $$ > ../pid; exec {command}"),
         Run::Driver(script) => script.to_owned(),
@@ -108,7 +111,10 @@ fn on_tour(lab: &Lab, tour: Tour<'_>, program: &Program) -> Result<(), String> {
     let size = format!("SIZE={}", tour.size);
     let words = ["env", &size, "sh", "/srv/programs/run.sh", program.prepare, &run];
     let output = lab
-        .bounded(&[&["lab", "exec", "--user", "demo", HOME, "--"], &words[..], tour.places].concat())
+        .bounded(
+            tour.limit,
+            &[&["lab", "exec", "--user", "demo", HOME, "--"], &words[..], tour.places].concat(),
+        )
         .output()
         .unwrap();
     let [said, complaint] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));

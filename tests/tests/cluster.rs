@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tesela_tests::lab::{Lab, tesela};
+use tesela_tests::lab::{COMMAND_LIMIT, Lab, tesela};
 use tesela_tests::programs::{QUICK, Tour, cluster, named, tour};
 
 const MIB: u64 = 1 << 20;
@@ -38,7 +38,11 @@ fn two_machines_become_members_and_stay() {
     a_command_keeps_its_streams_and_status(&lab);
     members_reach_each_other(&lab);
     a_process_moves_and_comes_home(&lab);
-    tour(&lab, Tour { places: &["n2", "home", "n2", "home"], size: 400_000 }, named(EMULATED));
+    tour(
+        &lab,
+        Tour { places: &["n2", "home", "n2", "home"], size: 400_000, limit: COMMAND_LIMIT },
+        named(EMULATED),
+    );
     a_node_costs_what_it_changed(&lab);
     another_nodes_root_is_refused(&lab);
     a_user_does_not_speak_for_his_node(&lab);

@@ -2,6 +2,8 @@
 //! ones with the kernel of Debian 12. Arguments: `namespace` or `vm`; and words that the names of those programs
 //! have which are to run, all if none is said. Needs root.
 
+use std::time::Duration;
+
 use tesela_tests::lab::Lab;
 use tesela_tests::programs::{PROGRAMS, Tour, cluster, tour};
 
@@ -22,5 +24,5 @@ fn main() {
     };
     let lab = Lab::of(&cluster, &["--kind", kind, "--nodes", "3"]);
     let places = ["n2", "n3", "home", "n3", "n2", "home"];
-    tour(&lab, Tour { places: &places, size }, programs);
+    tour(&lab, Tour { places: &places, size, limit: Duration::from_secs(900) }, programs);
 }

@@ -256,6 +256,13 @@ pub const PROGRAMS: &[Program] = &[
         run: Driver("sh $PROGRAMS/postgresql.sh"),
         moves: Group,
     },
+    Program {
+        name: "MariaDB under load",
+        packages: &["mariadb-server"],
+        prepare: NOTHING,
+        run: Driver("bash $PROGRAMS/mariadb.sh"),
+        moves: Threads,
+    },
 ];
 
 /// Those of these names.
