@@ -1,5 +1,6 @@
 //! What can be read of a process from outside: its mappings, its marks, which pages have content.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::ControlFlow;
@@ -180,11 +181,7 @@ pub fn locked(pid: Pid) -> io::Result<(Vec<u64>, u64)> {
                     starts.extend(start)
                 }
                 Some(_) => {}
-                None => {
-                    let begins =
-                        line.split_once('-').and_then(|(start, _)| u64::from_str_radix(start, 16).ok());
-                    start = begins.or(start);
-                }
+                None => start = begins(line).or(start),
             }
         }
     }
@@ -301,6 +298,33 @@ impl Pagemap {
     }
 }
 
+/// Octets of a mapping that is not looked at page by page where it has none: databases and language runtimes reserve
+/// terabytes, of which the kernel tells as slowly as if they were there.
+const VAST: u64 = 2 << 30;
+
+/// Mappings without a page in memory or in swap, by where they begin.
+fn empty(pid: Pid) -> io::Result<HashSet<u64>> {
+    let mut empty = HashSet::new();
+    let mut start = None;
+    for line in text(format!("/proc/{pid}/smaps"))?.lines() {
+        if let Some(begins) = begins(line) {
+            start = Some(begins);
+            empty.insert(begins);
+        } else if let (Some(start), Some((key, value))) = (start, line.split_once(':'))
+            && ["Rss", "Swap", "Private_Hugetlb", "Shared_Hugetlb"].contains(&key)
+            && value.trim() != "0 kB"
+        {
+            empty.remove(&start);
+        }
+    }
+    Ok(empty)
+}
+
+/// Where a mapping begins, if this is the first of its lines in /proc/PID/smaps.
+fn begins(line: &str) -> Option<u64> {
+    line.split_once('-').and_then(|(start, _)| u64::from_str_radix(start, 16).ok())
+}
+
 /// The ranges in `maps` whose pages have content of their own or of a file: what is outside is zero.
 ///
 /// # Errors
@@ -310,11 +334,13 @@ pub fn content(pid: Pid, maps: &[Line]) -> io::Result<Vec<(u64, u64)>> {
     const THERE: u64 = 3 << 62;
     let mut pagemap = Pagemap::of(pid)?;
     let mut ranges = Vec::new();
+    let is_vast = |map: &Line| map.end - map.start >= VAST;
+    let empty = if maps.iter().any(is_vast) { empty(pid)? } else { HashSet::new() };
     for map in maps {
         if map.inode != 0 {
             // A page that nobody has touched is still the file's.
             ranges.push((map.start, map.end));
-        } else {
+        } else if !empty.contains(&map.start) {
             // A range lies in one mapping: nothing is put into place across two.
             ranges.extend(pagemap.ranges(map.start, map.end, |entry| entry & THERE != 0)?);
         }
@@ -381,8 +407,18 @@ mod tests {
         assert!(maps.iter().any(|line| line.is_special()));
         let here = &raw const maps as u64;
         let own: Vec<Line> = maps.iter().filter(|line| !line.is_special()).cloned().collect();
-        let content = content(Pid::this(), &own).unwrap();
+        let of = |maps: &[Line]| content(Pid::this(), maps).unwrap();
+        let content = of(&own);
         assert!(content.iter().any(|(start, end)| (*start..*end).contains(&here)));
+        let heap = own.iter().find(|line| line.name == "[heap]").unwrap();
+        let empty = empty(Pid::this()).unwrap();
+        assert!(!empty.contains(&stack.start) && !empty.contains(&heap.start));
+        let (at, length) = (1 << 45, 1 << 43);
+        // SAFETY: no other test's memory is there, or this fails.
+        unsafe { sys::map_fixed(at, length).unwrap() };
+        let maps = super::maps(Pid::this()).unwrap();
+        let reserved = maps.iter().find(|line| (line.start..line.end).contains(&at)).unwrap();
+        assert_eq!(of(std::slice::from_ref(reserved)), []);
         let base = free(&maps, 1 << 30, 1 << 18).unwrap();
         assert!(maps.iter().all(|line| line.end <= base || line.start >= base + (1 << 30)));
         assert_eq!(threads(Pid::this()).unwrap()[0], Pid::this());
