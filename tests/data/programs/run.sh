@@ -9,9 +9,9 @@ prepare=$1 run=$2
 shift 2
 PROGRAMS=$(dirname "$(readlink -f "$0")")
 export PROGRAMS SIZE LC_ALL=C.UTF-8
-rm -rf ~/work
-mkdir -p ~/work/unmoved
-cd ~/work
+rm -rf ~/trial
+mkdir -p ~/trial/unmoved
+cd ~/trial
 : > data
 mkfifo in pid
 (cd unmoved && eval "$prepare")
