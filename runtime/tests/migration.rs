@@ -329,6 +329,25 @@ for k in range(20):
     python("limits", limits);
 }
 
+/// A Python program that says `ready`, changes its mappings away and says `mapped`; at home again it looks at them,
+/// and says `sound`.
+fn maps_away(script: &str, directory: &Path, meanwhile: impl FnOnce()) {
+    let mut program = talks(script, directory);
+    let mut output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut input = program.stdin.take().unwrap();
+    assert_eq!(output.next().as_deref(), Some("ready"));
+    let mut away = Away::send(program.id(), false);
+    assert!(away.arrived());
+    input.write_all(b"\n").unwrap();
+    assert_eq!(output.next().as_deref(), Some("mapped"));
+    meanwhile();
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
+    input.write_all(b"\n").unwrap();
+    assert_eq!(output.next().as_deref(), Some("sound"));
+    assert!(await_end(&mut program, "python").success());
+}
+
 #[test]
 fn a_file_that_is_mapped_beyond_its_end_may_be_mapped_over() {
     // As the loader of libraries does: away, where it is caught in the middle of that.
@@ -350,19 +369,7 @@ assert ctypes.string_at(at + size - page, 2 * page) == b'\\x07' * 2 * page
 assert ctypes.string_at(at + 1, 3) == b'ELF'
 print('sound', flush=True)
 ";
-    let mut program = talks(loads, Path::new("/"));
-    let mut output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let mut input = program.stdin.take().unwrap();
-    assert_eq!(output.next().as_deref(), Some("ready"));
-    let mut away = Away::send(program.id(), false);
-    assert!(away.arrived());
-    input.write_all(b"\n").unwrap();
-    assert_eq!(output.next().as_deref(), Some("mapped"));
-    let (home, guest) = away.recall();
-    assert!(home.success() && guest.success(), "{home} {guest}");
-    input.write_all(b"\n").unwrap();
-    assert_eq!(output.next().as_deref(), Some("sound"));
-    assert!(await_end(&mut program, "python").success());
+    maps_away(loads, Path::new("/"), || {});
 }
 
 /// A file that is mapped to be read is the file's own at home again; what has come in its place is not.
@@ -391,20 +398,7 @@ print('sound')
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("data");
     std::fs::write(&file, [b'a'; 4 * 8192]).unwrap();
-    let mut program = talks(maps, directory.path());
-    let mut output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let mut input = program.stdin.take().unwrap();
-    assert_eq!(output.next().as_deref(), Some("ready"));
-    let mut away = Away::send(program.id(), false);
-    assert!(away.arrived());
-    input.write_all(b"\n").unwrap();
-    assert_eq!(output.next().as_deref(), Some("mapped"));
-    std::fs::write(&file, [b'c'; 4 * 8192]).unwrap();
-    let (home, guest) = away.recall();
-    assert!(home.success() && guest.success(), "{home} {guest}");
-    input.write_all(b"\n").unwrap();
-    assert_eq!(output.next().as_deref(), Some("sound"));
-    assert!(await_end(&mut program, "python").success());
+    maps_away(maps, directory.path(), || std::fs::write(&file, [b'c'; 4 * 8192]).unwrap());
 }
 
 #[test]

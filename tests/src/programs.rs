@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
 
-pub use list::{PROGRAMS, QUICK, named};
+pub use list::PROGRAMS;
 
 /// The cluster of a lab's own, whose image is made anew here.
 const LAB: &str = include_str!("../../configs/lab.yaml");
@@ -31,6 +31,8 @@ pub struct Program {
     pub run: Run,
     /// What moves.
     pub moves: Moves,
+    /// Where it is tried.
+    pub tried: Tried,
 }
 
 /// A command line, for the shell. It ends with its input.
@@ -51,6 +53,22 @@ pub enum Moves {
     Threads,
     /// Processes that share memory, or that work on together where they are.
     Group,
+}
+
+/// Where a program is tried: all in `make soak`, these in `make test`, too. Each includes those below it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Tried {
+    /// Nowhere else: it takes its time or a large image, or has a service that a node would start.
+    InSoak,
+    /// On nodes that are namespaces.
+    OnNamespaces,
+    /// And on machines.
+    OnMachines,
+}
+
+/// Those that are tried there.
+pub fn tried(there: Tried) -> impl Iterator<Item = &'static Program> {
+    PROGRAMS.iter().filter(move |program| program.tried >= there)
 }
 
 /// The cluster of a lab with these programs in an image of its own, called `image`.

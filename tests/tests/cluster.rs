@@ -11,24 +11,17 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tesela_tests::lab::{COMMAND_LIMIT, Lab, tesela};
-use tesela_tests::programs::{QUICK, Tour, cluster, named, tour};
+use tesela_tests::programs::{Tour, Tried, cluster, tour, tried};
 
 const MIB: u64 = 1 << 20;
-/// Programs that move between virtual nodes here, all with the kernel of Debian 12.
-const EMULATED: &[&str] = &[
-    "gzip",
-    "awk",
-    "tar",
-    "sh with pipelines and job control on a terminal",
-    "xz -T2",
-    "bc",
-    "sqlite3",
-    "python3 with threads",
-];
 
 #[test]
 fn two_machines_become_members_and_stay() {
-    let lab = Lab::of(&cluster("programs", named(QUICK)), &["--nodes", "2", "--firmware", "bios,uefi"]);
+    // With all programs of the tests on namespaces: the image is the same.
+    let lab = Lab::of(
+        &cluster("programs", tried(Tried::OnNamespaces)),
+        &["--nodes", "2", "--firmware", "bios,uefi"],
+    );
     for node in ["n1", "n2"] {
         assert_eq!(lab.stage(node), "member");
         assert_eq!(lab.said(node, "hostname"), node);
@@ -41,7 +34,7 @@ fn two_machines_become_members_and_stay() {
     tour(
         &lab,
         Tour { places: &["n2", "home", "n2", "home"], size: 400_000, limit: COMMAND_LIMIT },
-        named(EMULATED),
+        tried(Tried::OnMachines),
     );
     a_node_costs_what_it_changed(&lab);
     another_nodes_root_is_refused(&lab);

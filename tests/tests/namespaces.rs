@@ -9,16 +9,17 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tesela_tests::lab::{COMMAND_LIMIT, Lab};
-use tesela_tests::programs::{QUICK, Tour, cluster, named, tour};
+use tesela_tests::programs::{Tour, Tried, cluster, tour, tried};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 #[test]
 fn programs_move_between_nodes_that_share_nothing_but_the_wire() {
-    let lab = Lab::of(&cluster("programs", named(QUICK)), &["--kind", "namespace", "--nodes", "3"]);
+    let lab =
+        Lab::of(&cluster("programs", tried(Tried::OnNamespaces)), &["--kind", "namespace", "--nodes", "3"]);
     nothing_is_shared(&lab);
     let places = ["n2", "home", "n3", "n2", "10.77.0.13", "home"];
-    tour(&lab, Tour { places: &places, size: 8_000_000, limit: COMMAND_LIMIT }, named(QUICK));
+    tour(&lab, Tour { places: &places, size: 8_000_000, limit: COMMAND_LIMIT }, tried(Tried::OnNamespaces));
     equal_files_are_not_sent(&lab);
     who_loses_the_node_ends(&lab);
 }

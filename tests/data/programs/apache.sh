@@ -1,4 +1,5 @@
 # apache.sh MPM
+. "$PROGRAMS/server.sh"
 modules=/usr/lib/apache2/modules
 cat > apache.conf <<C
 ServerRoot $PWD
@@ -16,10 +17,7 @@ EnableSendfile Off
 C
 # With prefork it ends its whole process group.
 setsid /usr/sbin/apache2 -f "$PWD/apache.conf" -DFOREGROUND & server=$!
-sh "$PROGRAMS/ready.sh" python3 -c 'import socket; socket.create_connection(("127.0.0.1", 8081))'
-echo $server > ../pid
-python3 "$PROGRAMS/fetch.py" http://127.0.0.1:8081/page page
-kill -TERM $server
-wait $server
-echo "apache: $?"
+listens 8081
+is_fetched_from 8081
+ends TERM apache
 rm -f apache.log apache.conf apache.pid

@@ -1,5 +1,6 @@
 # Four clients write until the input ends; then every change has to be in the sums. Debian's own setting has a
 # ring for input and output (io_uring), with which a process stays at home.
+. "$PROGRAMS/server.sh"
 mariadb-install-db --no-defaults --datadir="$PWD/data" --auth-root-authentication-method=normal \
     --skip-test-db > log 2>&1 || cat log
 /usr/sbin/mariadbd --no-defaults --datadir="$PWD/data" --socket="$PWD/socket" --skip-networking \
@@ -20,12 +21,7 @@ for number in 1 2 3 4; do
     } &
     clients="$clients $!"
 done
-echo $server > ../pid
-cat > rest
-: > enough
-wait $clients
+is_loaded $clients
 $client -BNe 'select sum(v) = (select sum(d) from b.h), (select count(*) from b.h) > 400 from b.t'
-kill -TERM $server
-wait $server
-echo "mariadbd: $?"
+ends TERM mariadbd
 rm -rf data log

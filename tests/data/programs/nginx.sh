@@ -1,3 +1,4 @@
+. "$PROGRAMS/server.sh"
 cat > nginx.conf <<C
 daemon off; pid nginx.pid; worker_processes 2;
 events {}
@@ -8,9 +9,6 @@ http {
 }
 C
 /usr/sbin/nginx -p . -e error.log -c nginx.conf & server=$!
-sh "$PROGRAMS/ready.sh" python3 -c 'import socket; socket.create_connection(("127.0.0.1", 8082))'
-echo $server > ../pid
-python3 "$PROGRAMS/fetch.py" http://127.0.0.1:8082/page page
-kill -QUIT $server
-wait $server
-echo "nginx: $?"
+listens 8082
+is_fetched_from 8082
+ends QUIT nginx

@@ -1,4 +1,5 @@
 # Four clients of pgbench write until the input ends; then every change has to be in the sums.
+. "$PROGRAMS/server.sh"
 bin=$(ls -d /usr/lib/postgresql/*/bin)
 "$bin/initdb" -D data -A trust -N > /dev/null
 "$bin/postgres" -D data -k "$PWD" -h '' 2> log & server=$!
@@ -12,13 +13,8 @@ sh "$PROGRAMS/ready.sh" psql -c 'select 1'
         cat said >> all
     done
 } & clients=$!
-echo $server > ../pid
-cat > rest
-: > enough
-wait $clients
+is_loaded $clients
 psql -Atc 'select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)'
 psql -Atc 'select count(*) % 200 from pgbench_history'
-kill -INT $server
-wait $server
-echo "postgres: $?"
+ends INT postgres
 rm -rf data log said all

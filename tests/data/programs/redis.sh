@@ -1,4 +1,5 @@
 # redis-benchmark counts and pushes until the input ends; then all that it did has to be there.
+. "$PROGRAMS/server.sh"
 redis-server --port 6399 --save '' --dir . --appendonly yes > log & server=$!
 client="redis-cli -p 6399"
 sh "$PROGRAMS/ready.sh" $client ping
@@ -10,13 +11,8 @@ sh "$PROGRAMS/ready.sh" $client ping
         echo $rounds > rounds
     done
 } & clients=$!
-echo $server > ../pid
-cat > rest
-: > enough
-wait $clients
+is_loaded $clients
 [ "$($client get counter)" = $(($(cat rounds) * 2000)) ] && echo counted
 [ "$($client llen list)" = $(($(cat rounds) * 2000)) ] && echo pushed
-kill -TERM $server
-wait $server
-echo "redis-server: $?"
+ends TERM redis-server
 rm -rf appendonlydir log said rounds

@@ -1,4 +1,5 @@
 # A daemon is sent a tree over a wire that lets a portion through for each line of the input, and all at its end.
+. "$PROGRAMS/server.sh"
 cat > rsyncd.conf <<C
 use chroot = false
 pid file = $PWD/rsyncd.pid
@@ -8,7 +9,7 @@ read only = false
 C
 mkdir to
 rsync --daemon --no-detach --port=8730 --address=127.0.0.1 --config=rsyncd.conf --log-file=log & server=$!
-sh "$PROGRAMS/ready.sh" python3 -c 'import socket; socket.create_connection(("127.0.0.1", 8730))'
+listens 8730
 python3 "$PROGRAMS/wire.py" 8731 8730 < ../in & wire=$!
 sh "$PROGRAMS/ready.sh" test -e wire
 rsync -a --no-t --port=8731 from/ rsync://127.0.0.1/tree/ & client=$!
@@ -16,7 +17,5 @@ echo $client > ../pid
 wait $client
 echo "rsync: $?"
 wait $wire
-kill -TERM $server
-wait $server
-echo "daemon: $?"
+ends TERM daemon
 rm -f log wire rsyncd.pid rsyncd.conf

@@ -3,6 +3,7 @@
 use super::Moves::{Alone, Group, Threads};
 use super::Program;
 use super::Run::{Driver, Exec};
+use super::Tried::{InSoak, OnMachines, OnNamespaces};
 
 /// Octets that compress as programs do.
 const LIBRARIES: &str =
@@ -12,35 +13,23 @@ const LINES: &str = "seq $((SIZE / 40000)) > ../data";
 /// What the scripts that drive several programs read to the end.
 const NOTHING: &str = "";
 
-/// Those of `make test`: their packages are small, and none has a service that a node would start.
-pub const QUICK: &[&str] = &[
-    "gzip",
-    "awk",
-    "tar",
-    "sh with pipelines and job control on a terminal",
-    "xz -T2",
-    "bc",
-    "sqlite3",
-    "openssl dgst",
-    "openssl speed",
-    "flac",
-    "lame",
-    "python3 with threads",
-    "python3 multiprocessing",
-    "python3 asyncio",
-    "rsync over a socket",
-    "perl with Parallel::ForkManager",
-];
-
 /// All.
 pub const PROGRAMS: &[Program] = &[
-    Program { name: "gzip", packages: &[], prepare: LIBRARIES, run: Exec("gzip -9 -n -c"), moves: Alone },
+    Program {
+        name: "gzip",
+        packages: &[],
+        prepare: LIBRARIES,
+        run: Exec("gzip -9 -n -c"),
+        moves: Alone,
+        tried: OnMachines,
+    },
     Program {
         name: "awk",
         packages: &[],
         prepare: "seq $((SIZE / 7)) > ../data",
         run: Exec("awk '{ s += $1 * $1 % 7 } END { print s, NR; exit 3 }'"),
         moves: Alone,
+        tried: OnMachines,
     },
     Program {
         name: "tar",
@@ -50,6 +39,7 @@ pub const PROGRAMS: &[Program] = &[
             tar -cf ../data files; rm -r files",
         run: Exec("tar -xpf -"),
         moves: Alone,
+        tried: OnMachines,
     },
     Program {
         name: "sh with pipelines and job control on a terminal",
@@ -57,6 +47,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: "seq $((SIZE / 400000 + 5)) > ../data; echo end >> ../data",
         run: Driver("script -qec 'bash $PROGRAMS/jobs.sh' /dev/null"),
         moves: Alone,
+        tried: OnMachines,
     },
     Program {
         name: "xz -T2",
@@ -64,6 +55,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: LIBRARIES,
         run: Exec("xz -T2 -1 --block-size=256KiB -c"),
         moves: Threads,
+        tried: OnMachines,
     },
     Program {
         name: "bc",
@@ -71,6 +63,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: "seq -f 'scale = %.0f; 4 * a(1)' $((SIZE / 100000)) > ../data",
         run: Exec("bc -l"),
         moves: Alone,
+        tried: OnMachines,
     },
     Program {
         name: "sqlite3",
@@ -81,6 +74,7 @@ pub const PROGRAMS: &[Program] = &[
             seq -f 'update t set b = b || a where a = %.0f;' 20; } > ../data",
         run: Exec("sqlite3 -batch file.db"),
         moves: Alone,
+        tried: OnMachines,
     },
     Program {
         name: "openssl dgst",
@@ -88,6 +82,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: LIBRARIES,
         run: Exec("openssl dgst -sha512"),
         moves: Alone,
+        tried: OnNamespaces,
     },
     Program {
         // Its figures are those of the day; SIGALRM is what ends its round.
@@ -101,6 +96,7 @@ pub const PROGRAMS: &[Program] = &[
              sed -e 's/[0-9.]\\+/N/g' -e 's/  *//g' said; rm said; exit $status",
         ),
         moves: Alone,
+        tried: OnNamespaces,
     },
     Program {
         name: "flac",
@@ -110,6 +106,7 @@ pub const PROGRAMS: &[Program] = &[
             "flac --silent --force-raw-format --endian=little --sign=signed --channels=2 --bps=16 --sample-rate=44100 -o sound.flac -",
         ),
         moves: Alone,
+        tried: OnNamespaces,
     },
     Program {
         name: "lame",
@@ -117,6 +114,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: LIBRARIES,
         run: Exec("lame --quiet -r -s 44.1 - sound.mp3"),
         moves: Alone,
+        tried: OnNamespaces,
     },
     Program {
         name: "python3 with threads",
@@ -124,6 +122,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: LINES,
         run: Exec("python3 $PROGRAMS/threads.py"),
         moves: Threads,
+        tried: OnMachines,
     },
     Program {
         name: "python3 multiprocessing",
@@ -131,6 +130,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: LINES,
         run: Exec("python3 $PROGRAMS/processes.py"),
         moves: Group,
+        tried: OnNamespaces,
     },
     Program {
         name: "python3 asyncio",
@@ -138,6 +138,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: "seq $((SIZE / 200000)) > ../data",
         run: Exec("python3 $PROGRAMS/tasks.py"),
         moves: Alone,
+        tried: OnNamespaces,
     },
     Program {
         name: "rsync over a socket",
@@ -146,6 +147,7 @@ pub const PROGRAMS: &[Program] = &[
             for n in $(seq 20); do seq -f \"$n %.0f\" $((SIZE / 160)) > from/$n; done",
         run: Driver("sh $PROGRAMS/rsync.sh"),
         moves: Alone,
+        tried: OnNamespaces,
     },
     Program {
         name: "nginx that serves",
@@ -153,6 +155,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: "head -c 300000 /usr/bin/perl > page",
         run: Driver("sh $PROGRAMS/nginx.sh"),
         moves: Group,
+        tried: InSoak,
     },
     Program {
         name: "Redis under load",
@@ -160,6 +163,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: NOTHING,
         run: Driver("sh $PROGRAMS/redis.sh"),
         moves: Threads,
+        tried: InSoak,
     },
     Program {
         name: "perl with Parallel::ForkManager",
@@ -167,6 +171,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: LINES,
         run: Exec("perl $PROGRAMS/children.pl"),
         moves: Alone,
+        tried: OnNamespaces,
     },
     Program {
         // Its output is taken in portions.
@@ -182,6 +187,7 @@ pub const PROGRAMS: &[Program] = &[
                echo $gcc $cc1 > ../pid; wait $gcc; echo $? > ended; } | sh $PROGRAMS/portions.sh",
         ),
         moves: Alone,
+        tried: InSoak,
     },
     Program {
         name: "make -j4",
@@ -189,6 +195,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: "sh $PROGRAMS/project.sh; echo all > ../data",
         run: Driver("exec 6<&0; echo $$ > ../pid; exec make -s -j4"),
         moves: Alone,
+        tried: InSoak,
     },
     Program {
         name: "povray +WT4",
@@ -200,6 +207,7 @@ pub const PROGRAMS: &[Program] = &[
                echo $pid > ../pid; wait $pid; echo $? > ended; } | sh $PROGRAMS/portions.sh",
         ),
         moves: Threads,
+        tried: InSoak,
     },
     Program {
         name: "ffmpeg -threads 4",
@@ -209,6 +217,7 @@ pub const PROGRAMS: &[Program] = &[
             "ffmpeg -nostdin -loglevel error -f rawvideo -pix_fmt yuv420p -s 320x240 -i pipe:0 -threads 4 -c:v mpeg4 -flags +bitexact -fflags +bitexact film.avi",
         ),
         moves: Threads,
+        tried: InSoak,
     },
     Program {
         name: "Node.js",
@@ -216,6 +225,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: LINES,
         run: Exec("node $PROGRAMS/rounds.js"),
         moves: Threads,
+        tried: InSoak,
     },
     Program {
         name: "OpenJDK",
@@ -223,6 +233,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: "javac -d . $PROGRAMS/Rounds.java; seq $((SIZE / 40000)) > ../data",
         run: Exec("java -Xmx256m -XX:+UseParallelGC -cp . Rounds"),
         moves: Threads,
+        tried: InSoak,
     },
     Program {
         // Over NFS it complains of rights that it has, moved or not.
@@ -235,6 +246,7 @@ pub const PROGRAMS: &[Program] = &[
              sh $PROGRAMS/ready.sh test -e up; echo $pid > ../pid; wait $pid",
         ),
         moves: Group,
+        tried: InSoak,
     },
     Program {
         name: "Apache (event) that serves",
@@ -242,6 +254,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: "head -c 300000 /usr/bin/perl > page",
         run: Driver("sh $PROGRAMS/apache.sh event"),
         moves: Group,
+        tried: InSoak,
     },
     Program {
         name: "Apache (prefork) that serves",
@@ -249,6 +262,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: "head -c 300000 /usr/bin/perl > page",
         run: Driver("sh $PROGRAMS/apache.sh prefork"),
         moves: Group,
+        tried: InSoak,
     },
     Program {
         name: "PostgreSQL under load",
@@ -256,6 +270,7 @@ pub const PROGRAMS: &[Program] = &[
         prepare: NOTHING,
         run: Driver("sh $PROGRAMS/postgresql.sh"),
         moves: Group,
+        tried: InSoak,
     },
     Program {
         name: "MariaDB under load",
@@ -263,16 +278,6 @@ pub const PROGRAMS: &[Program] = &[
         prepare: NOTHING,
         run: Driver("bash $PROGRAMS/mariadb.sh"),
         moves: Threads,
+        tried: InSoak,
     },
 ];
-
-/// Those of these names.
-///
-/// # Panics
-/// There is none of such a name.
-pub fn named<'a>(names: &'a [&str]) -> impl Iterator<Item = &'static Program> + 'a {
-    names.iter().map(|name| {
-        let found = PROGRAMS.iter().find(|program| program.name == *name);
-        found.unwrap_or_else(|| panic!("there is no program `{name}`"))
-    })
-}
