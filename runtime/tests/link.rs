@@ -6,11 +6,11 @@
 mod common;
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -417,4 +417,23 @@ fn a_process_that_has_begun_elsewhere_unheard_is_away() {
     let (home, guest) = away.recall();
     assert!(home.success() && guest.success(), "{home} {guest}");
     writer.ends();
+}
+
+/// What it does is seen before it is said that it runs: it is away, and what becomes of it comes after that.
+#[test]
+fn a_process_whose_first_call_makes_it_another_program_was_away() {
+    let mut program = Command::new("sh");
+    program.args(["-c", "read word; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut program = program.spawn().unwrap();
+    let mut input = program.stdin.take().unwrap();
+    let mut away = Away::send_as(program.id(), How { cut: Some(Cut::Answers), ..How::default() });
+    away.cut.take().unwrap().recv().unwrap();
+    input.write_all(b"go\non\n").unwrap();
+    drop(input);
+    assert!(away.arrived());
+    let mut said = String::new();
+    program.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((said.as_str(), await_end(&mut program, "cat").code()), ("on\n", Some(0)));
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
 }

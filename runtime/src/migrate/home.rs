@@ -35,6 +35,7 @@ use super::link::{self, Keys, LinkError};
 use super::shared::{self, Object};
 use super::sys;
 use super::tracee::{TraceError, Tracee};
+use super::{AWAY, STAYS, tell};
 use connector::{Connector, Wanted};
 
 /// Why a process was not sent off, or is no longer away.
@@ -359,20 +360,17 @@ impl Home {
         Ok(self.link.send(&ToRemote::Resume)?)
     }
 
-    /// Keeps the deputies until all are at home again or have ended; `away` is called once they run on the other node.
+    /// Keeps the deputies until all are at home again or have ended. Writes [`AWAY`] once they run on the other node.
     ///
     /// # Errors
     /// [`HomeError::Stays`]: they have not run there, and go on at home. Others: those that are left have been ended.
-    pub fn run(mut self, away: impl FnOnce()) -> Result<Left, HomeError> {
-        let mut away = Some(away);
-        let ran = self.serve(&mut || {
-            if let Some(away) = away.take() {
-                away();
-            }
-        });
-        let error = match ran {
+    pub fn run(mut self) -> Result<Left, HomeError> {
+        let error = match self.serve() {
             Ok(left) => {
                 self.part();
+                if !self.departing.is_empty() {
+                    tell(&format!("{STAYS}ended"));
+                }
                 return Ok(left);
             }
             Err(error) => error,
@@ -415,11 +413,15 @@ impl Home {
         }
     }
 
-    fn serve(&mut self, away: &mut dyn FnMut()) -> Result<Left, HomeError> {
+    /// They run on the other node: it has said so, or a deputy does what its body wants, which can be seen first.
+    fn are_away(&mut self) {
+        if !std::mem::take(&mut self.departing).is_empty() {
+            tell(AWAY);
+        }
+    }
+
+    fn serve(&mut self) -> Result<Left, HomeError> {
         loop {
-            if self.departing.is_empty() {
-                away();
-            }
             // The other side has to hear even that it is all over, if it can.
             if self.deputies.is_empty() && (!self.link.is_lost() || self.link.unheard() > patience()) {
                 if let Err(error) = self.fetch_shared() {

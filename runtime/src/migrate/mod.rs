@@ -129,15 +129,9 @@ pub fn home_side(pid: i32) -> Result<(), SideError> {
     let (stream, keys) = handed_over()?;
     let agreed = std::env::var(AGREED).ok().map(|text| agreed(&text)).transpose()?;
     let home = home::Home::send_off(Pid::from_raw(pid), agreed.as_ref(), stream, keys).inspect_err(stays)?;
-    let mut is_away = false;
-    let ran = home.run(|| {
-        is_away = true;
-        tell(AWAY);
-    });
-    match &ran {
-        Err(error @ home::HomeError::Stays(_)) => stays(error),
-        Ok(_) if !is_away => tell(&format!("{STAYS}ended")),
-        _ => {}
+    let ran = home.run();
+    if let Err(error @ home::HomeError::Stays(_)) = &ran {
+        stays(error);
     }
     ran?;
     Ok(())

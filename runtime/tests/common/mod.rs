@@ -50,6 +50,8 @@ pub enum Cut {
     Resume,
     /// The answer to it; the connection is closed then.
     Resumed,
+    /// The answer to it, and all that comes behind it.
+    Answers,
 }
 
 impl Away {
@@ -117,7 +119,7 @@ fn pass_on(home: &TcpStream, remote: &TcpStream, cut: Cut) -> Receiver<()> {
     let (tell, told) = channel();
     let ways = [
         (home, remote, (cut == Cut::Resume).then_some(1)),
-        (remote, home, (cut == Cut::Resumed).then_some(2)),
+        (remote, home, (cut != Cut::Resume).then_some(2)),
     ];
     for (from, to, last) in ways {
         let (mut from, mut to, tell) = (from.try_clone().unwrap(), to.try_clone().unwrap(), tell.clone());
@@ -132,10 +134,10 @@ fn pass_on(home: &TcpStream, remote: &TcpStream, cut: Cut) -> Receiver<()> {
                 }
                 if last == Some(short) {
                     tell.send(()).unwrap();
-                    if cut == Cut::Resume {
-                        return;
+                    if cut == Cut::Resumed {
+                        break;
                     }
-                    break;
+                    return;
                 }
                 if to.write_all(&record).is_err() {
                     break;

@@ -229,6 +229,7 @@ impl Home {
 
     /// A deputy has made a thread or a process.
     fn born(&mut self, parent: i32, child: i32) -> Result<(), HomeError> {
+        self.are_away();
         // A child that is killed at once does not hold its maker up.
         or_gone(self.receives_channel(parent, child))?;
         Ok(ptrace::cont(Pid::from_raw(parent), None)?)
@@ -302,6 +303,7 @@ impl Home {
 
     /// execve(2) has made another program of a deputy, which runs at home.
     fn became_another(&mut self, tid: Pid) -> Result<(), HomeError> {
+        self.are_away();
         let tgid = tid.as_raw();
         self.deputies.retain(|_, deputy| deputy.tgid != tgid);
         self.link.send(&ToRemote::End { tgid })?;
@@ -344,7 +346,7 @@ impl Home {
                 }
             }
             ToHome::Ended { tgid, status } => self.ends_as_its_body(tgid, status)?,
-            ToHome::Resumed => self.departing.clear(),
+            ToHome::Resumed => self.are_away(),
             ToHome::Frozen(image, pages) => {
                 if self.deputies.contains_key(&image.tgid) {
                     self.arriving.push(Arriving { image: *image, pages });
