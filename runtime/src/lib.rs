@@ -2,7 +2,9 @@
 //! just been powered on comes by its keys.
 
 pub mod agent;
+pub mod discovery;
 pub mod enroll;
+pub mod load;
 pub mod migrate;
 pub mod port;
 pub mod tools;

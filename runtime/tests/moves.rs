@@ -194,9 +194,8 @@ impl Cluster {
         let directory = tempfile::tempdir().unwrap();
         // The users of the test reach the agents' sockets.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let peers: Vec<Value> = (1..=4)
-            .map(|number| json!({"id": number, "name": format!("n{number}"), "address": address(number)}))
-            .collect();
+        let peers: Vec<Value> =
+            (1..=4).map(|number| json!({"name": format!("n{number}"), "address": address(number)})).collect();
         fs::write(directory.path().join("peers.json"), Value::from(peers).to_string()).unwrap();
         // Free at one address of the loopback, and at all those that nobody else uses.
         let port = TcpListener::bind((address(1), 0)).unwrap().local_addr().unwrap().port();

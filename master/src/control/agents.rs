@@ -1,5 +1,6 @@
 //! The agents that are connected.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,9 @@ use crate::places::Place;
 /// How many things a node can be asked for at once before the asker has to wait.
 const QUEUE: usize = 16;
 
+/// How many others a node is told of with its welcome.
+const SEEDS: usize = 8;
+
 /// The agents that are connected. Clones are handles to the same.
 #[derive(Clone, Default)]
 pub struct Agents(Arc<Mutex<Table>>);
@@ -30,6 +34,7 @@ struct Table {
 struct Connected {
     /// Which connection, of all that there were.
     number: u64,
+    address: Ipv4Addr,
     requests: mpsc::Sender<Request>,
 }
 
@@ -56,6 +61,15 @@ impl Agents {
     /// The names of the nodes whose agents are connected, in no order.
     pub fn connected(&self) -> Vec<String> {
         self.lock().connected.keys().cloned().collect()
+    }
+
+    /// The addresses of the agents that connected last, but this node's: newcomers find each other, too.
+    fn some(&self, but: &str) -> Vec<Ipv4Addr> {
+        let table = self.lock();
+        let mut others: Vec<&Connected> =
+            table.connected.iter().filter(|(name, _)| *name != but).map(|(_, other)| other).collect();
+        others.sort_unstable_by_key(|other| Reverse(other.number));
+        others.iter().take(SEEDS).map(|other| other.address).collect()
     }
 
     /// Has `node` look again at these absolute paths, and waits until it has, for `patience` at most: an
@@ -89,12 +103,12 @@ impl Agents {
     }
 
     /// A new connection of a node; the one before it, if any, finds its requests closed.
-    fn enter(&self, node: &str) -> (u64, mpsc::Receiver<Request>) {
+    fn enter(&self, node: &str, address: Ipv4Addr) -> (u64, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let mut table = self.lock();
         table.last += 1;
         let number = table.last;
-        table.connected.insert(node.to_owned(), Connected { number, requests });
+        table.connected.insert(node.to_owned(), Connected { number, address, requests });
         (number, receiver)
     }
 
@@ -156,7 +170,7 @@ pub(super) async fn conversation(
         }
     };
     drop(stranger);
-    let (number, requests) = control.agents.enter(&member.name);
+    let (number, requests) = control.agents.enter(&member.name, address);
     control.metrics.agents.inc();
     let reason = "the master stops".to_owned();
     let mut presence = Presence { control, node: member.name, number, reason };
@@ -185,7 +199,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         mut requests: mpsc::Receiver<Request>,
     ) -> Ended {
         let heartbeat_seconds = u32::try_from(HEARTBEAT.as_secs()).unwrap_or(u32::MAX);
-        let mut said = self.say(ToNode::Welcome(Welcome { heartbeat_seconds })).await;
+        let seeds = self.control.agents.some(&self.node);
+        let mut said = self.say(ToNode::Welcome(Welcome { heartbeat_seconds, seeds })).await;
         let mut silent_from = Instant::now() + 3 * HEARTBEAT;
         while said.is_ok() {
             said = tokio::select! {

@@ -167,7 +167,7 @@ async fn a_node_enrols_and_its_agent_is_a_member() {
     let config = master.config(keys.path());
     let (stop, stopped) = oneshot::channel::<()>();
     let agent = tokio::spawn(async move {
-        tesela_runtime::agent::run(&config, async { drop(stopped.await) }).await;
+        tesela_runtime::agent::run(&config, None, async { drop(stopped.await) }).await;
     });
     assert_eq!(master.told().await, Told::Joined("n1".into()));
     assert_eq!(master.control.agents.connected(), ["n1"]);
@@ -193,7 +193,7 @@ async fn an_agent_comes_back_after_a_restart_of_the_master() {
     let keys = master.enrolled().await;
     let config = master.config(keys.path());
     let agent =
-        tokio::spawn(async move { tesela_runtime::agent::run(&config, std::future::pending()).await });
+        tokio::spawn(async move { tesela_runtime::agent::run(&config, None, std::future::pending()).await });
     assert_eq!(master.told().await, Told::Joined("n1".into()));
 
     // Its token, issued before, is still good after, for the one that it enrolled.

@@ -173,7 +173,12 @@ impl Keys {
             self.ssh.sign_host(candidate.node, &request.ssh_host_public_key, &candidate.names)?;
         let enrolment = Enrolment { issued, certificate: Fingerprint::of(certificate.der()) };
         self.enrolled.record(candidate.node, enrolment, now)?;
-        Ok(tesela_runtime::wire::Enrolled { certificate: certificate.pem(), ssh_host_certificate })
+        use base64::Engine as _;
+        Ok(tesela_runtime::wire::Enrolled {
+            certificate: certificate.pem(),
+            ssh_host_certificate,
+            cluster_key: base64::engine::general_purpose::STANDARD.encode(self.ca.secret("discovery")),
+        })
     }
 
     /// Whether this is the certificate that the node got last.

@@ -232,12 +232,6 @@ fn start(
     fs::write(&log, "").map_err(Error::io("write", &log))?;
     let mut master = start_master(lab, &options.templates)?;
     await_master(lab, &mut master)?;
-    eprintln!(
-        "The master serves {} ({}); {} machines are powered on.",
-        cluster.name,
-        cluster.master.address,
-        record.machines.len()
-    );
     let machines = record
         .machines
         .into_iter()
@@ -248,7 +242,13 @@ fn start(
             }
             machine.start(lab).map(|child| (machine, child))
         })
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    eprintln!(
+        "The master serves {} ({}); {} machines are powered on.",
+        cluster.name,
+        cluster.master.address,
+        machines.len()
+    );
     Ok(Started { master, machines, unknown: cluster.master.unknown })
 }
 

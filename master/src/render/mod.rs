@@ -244,7 +244,7 @@ mod tests {
         let config = Config { peers: dir.path().join("peers.json"), ..config };
         let peers = config.peers().unwrap();
         assert_eq!(peers.find("1").unwrap().address, config.address);
-        assert_eq!(peers.find("n2").map(|peer| (peer.id, peer.address)), Some((2, None)));
+        assert_eq!(peers.find("n2").map(|peer| peer.address), Some(None));
     }
 
     #[test]

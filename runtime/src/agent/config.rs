@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Peers;
 use crate::wire::AGENTS_PORT;
+use crate::wire::local::{Change, Settings};
 
 /// What the agent has to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,26 +93,41 @@ impl Config {
         self.keys.join("agent.sock")
     }
 
-    /// Where it is written down that no guests are let in: in memory, so until the node boots again.
-    fn block(&self) -> PathBuf {
-        self.keys.join("block")
+    /// How the node takes part: in memory, so until it boots again.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn settings(&self) -> io::Result<Settings> {
+        match fs::read(self.settings_file()) {
+            Ok(text) => Ok(serde_json::from_slice(&text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Settings::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes how the node takes part, and says how it does then.
+    ///
+    /// # Errors
+    /// Those of reading and writing it down.
+    pub fn set(&self, change: &Change) -> io::Result<Settings> {
+        let mut settings = self.settings()?;
+        settings.change(change);
+        let new = self.keys.join("settings.new");
+        fs::write(&new, serde_json::to_vec(&settings)?)?;
+        fs::rename(new, self.settings_file())?;
+        Ok(settings)
+    }
+
+    fn settings_file(&self) -> PathBuf {
+        self.keys.join("settings.json")
     }
 
     /// Whether no guests are let in.
-    pub fn is_blocked(&self) -> bool {
-        self.block().exists()
-    }
-
-    /// Lets no guests in, or lets them in again.
     ///
     /// # Errors
-    /// Those of writing it down.
-    pub fn set_blocked(&self, blocked: bool) -> io::Result<()> {
-        match (blocked, fs::remove_file(self.block())) {
-            (true, _) => fs::write(self.block(), ""),
-            (false, Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            (false, _) => Ok(()),
-        }
+    /// Those of reading it.
+    pub fn is_blocked(&self) -> io::Result<bool> {
+        Ok(self.settings()?.block)
     }
 
     /// The nodes of the cluster, as they are now.

@@ -24,6 +24,7 @@ pub mod report;
 mod sys;
 
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
@@ -37,6 +38,7 @@ use tracing::{info, warn};
 pub use config::{Config, ConfigError};
 pub use peers::{Peer, Peers};
 
+use crate::discovery::{self, Neighbours, own_address};
 use crate::enroll::{KeyError, NodeKeys};
 use crate::wire::{self, FrameError, FrameReader, Heartbeat, Hello, ToMaster, ToNode, frame, tls};
 
@@ -75,13 +77,13 @@ impl From<std::io::Error> for SessionError {
 }
 
 /// Is a member until `stop` comes, through any number of connections.
-pub async fn run(config: &Config, stop: impl Future<Output = ()>) {
+pub async fn run(config: &Config, neighbours: Option<&Neighbours>, stop: impl Future<Output = ()>) {
     let mut stop = std::pin::pin!(stop);
     let mut pause = FIRST_PAUSE;
     let mut last_problem = String::new();
     loop {
         let joined = tokio::select! {
-            joined = Session::join(config) => joined,
+            joined = Session::join(config, neighbours) => joined,
             () = &mut stop => break,
         };
         let (ended, was_member) = match joined {
@@ -106,6 +108,26 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) {
     notify::tell("STOPPING=1");
 }
 
+/// The others, for as long as the agent runs; `None`: they cannot be found, and the log says why.
+pub async fn neighbours(config: &Config) -> Option<Arc<Neighbours>> {
+    let opened = async {
+        let key = NodeKeys::cluster_key(&config.keys).map_err(|error| error.to_string())?;
+        let address = match config.address {
+            Some(address) => address,
+            None => own_address(config.master).map_err(|error| format!("no address of its own: {error}"))?,
+        };
+        let opened = Neighbours::open(address, &key).await;
+        opened.map_err(|error| format!("cannot listen on {address}, UDP port {}: {error}", discovery::PORT))
+    };
+    match opened.await {
+        Ok(neighbours) => Some(neighbours),
+        Err(problem) => {
+            tracing::error!(problem, "this node does not look for others");
+            None
+        }
+    }
+}
+
 /// A connection on which the master said welcome.
 struct Session {
     reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
@@ -114,7 +136,7 @@ struct Session {
 }
 
 impl Session {
-    async fn join(config: &Config) -> Result<Self, SessionError> {
+    async fn join(config: &Config, neighbours: Option<&Neighbours>) -> Result<Self, SessionError> {
         let stream = within(PATIENCE, connect(config)).await?;
         let (read, mut write) = tokio::io::split(stream);
         let mut reader = FrameReader::new(read);
@@ -126,6 +148,9 @@ impl Session {
         };
         info!(node = %config.node, master = %config.master, "member");
         notify::tell(&format!("READY=1\nSTATUS=member of {} as {}", config.cluster, config.node));
+        if let Some(neighbours) = neighbours {
+            neighbours.seeds(&welcome.seeds);
+        }
         let beat = Duration::from_secs(u64::from(welcome.heartbeat_seconds.clamp(1, 3600)));
         Ok(Session { reader, write, beat })
     }

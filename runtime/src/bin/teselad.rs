@@ -9,11 +9,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 use tesela_runtime::agent::moves::Moves;
 use tesela_runtime::agent::{self, Config};
+use tesela_runtime::discovery::Neighbours;
 use tesela_runtime::migrate;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -98,23 +100,34 @@ fn member(config: &Config, path: &Path) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         report_agent(config).await;
-        let member = agent::run(config, async {
+        let neighbours = agent::neighbours(config).await;
+        let member = agent::run(config, neighbours.as_deref(), async {
             tokio::select! {
                 () = received(&mut terminate) => {}
                 () = received(&mut interrupt) => {}
             }
         });
+        let discovery = async {
+            match &neighbours {
+                Some(neighbours) => neighbours.serve().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = member => {}
-            () = moves(config, path) => {}
+            () = moves(config, path, neighbours.clone()) => {}
+            () = discovery => {}
+        }
+        if let Some(neighbours) = &neighbours {
+            neighbours.leave().await;
         }
         Ok(())
     })
 }
 
 /// Migration, for as long as the agent runs. Where it cannot be, the node is a member all the same.
-async fn moves(config: &Config, path: &Path) {
-    match Moves::listen(config, path).await {
+async fn moves(config: &Config, path: &Path, neighbours: Option<Arc<Neighbours>>) {
+    match Moves::listen(config, path, neighbours).await {
         Ok((moves, listeners)) => moves.serve(listeners).await,
         Err(error) => {
             tracing::error!(%error, "no process can move from here or to here");

@@ -25,6 +25,8 @@ pub mod file {
     pub const SSH_HOST_KEY: &str = "ssh_host_ed25519_key";
     /// The ssh host key's public half.
     pub const SSH_HOST_PUBLIC_KEY: &str = "ssh_host_ed25519_key.pub";
+    /// The key with which members find each other, in base64, mode 0600.
+    pub const CLUSTER_KEY: &str = "cluster.key";
     /// The ssh host certificate.
     pub const SSH_HOST_CERTIFICATE: &str = "ssh_host_ed25519_key-cert.pub";
 }
@@ -56,6 +58,12 @@ pub enum KeyError {
         path: PathBuf,
         /// What is wrong with it.
         source: rustls::pki_types::pem::Error,
+    },
+    /// It does not hold the cluster's key.
+    #[error("{}: 32 octets in base64 are due", path.display())]
+    ClusterKey {
+        /// Which.
+        path: PathBuf,
     },
 }
 
@@ -91,6 +99,7 @@ impl Unsigned {
             ssh_host_key: self.ssh_host_key.to_openssh(LineEnding::LF)?.to_string(),
             ssh_host_public_key: self.ssh_host_public_key()?,
             ssh_host_certificate: enrolled.ssh_host_certificate,
+            cluster_key: enrolled.cluster_key,
         })
     }
 }
@@ -116,6 +125,7 @@ pub struct NodeKeys {
     ssh_host_key: String,
     ssh_host_public_key: String,
     ssh_host_certificate: String,
+    cluster_key: String,
 }
 
 impl NodeKeys {
@@ -138,6 +148,7 @@ impl NodeKeys {
             (file::SSH_HOST_KEY, 0o600, &self.ssh_host_key),
             (file::SSH_HOST_PUBLIC_KEY, 0o644, &self.ssh_host_public_key),
             (file::SSH_HOST_CERTIFICATE, 0o644, &self.ssh_host_certificate),
+            (file::CLUSTER_KEY, 0o600, &self.cluster_key),
         ] {
             let path = directory.join(name);
             write_new(&path, mode, text).map_err(|source| io_error(&path, source))?;
@@ -151,20 +162,32 @@ impl NodeKeys {
     /// # Errors
     /// [`KeyError::Io`] and [`KeyError::Pem`].
     pub fn identity(directory: &Path) -> Result<(tls::Identity, CertificateDer<'static>), KeyError> {
-        let read = |name| {
-            let path = directory.join(name);
-            match fs::read(&path) {
-                Ok(text) => Ok((path, text)),
-                Err(source) => Err(KeyError::Io { path, source }),
-            }
-        };
         let certificate = |name| {
-            let (path, text) = read(name)?;
+            let (path, text) = read(directory, name)?;
             CertificateDer::from_pem_slice(&text).map_err(|source| KeyError::Pem { path, source })
         };
-        let (path, text) = read(file::KEY)?;
+        let (path, text) = read(directory, file::KEY)?;
         let key = PrivateKeyDer::from_pem_slice(&text).map_err(|source| KeyError::Pem { path, source })?;
         Ok((tls::Identity { certificate: certificate(file::CERTIFICATE)?, key }, certificate(file::CA)?))
+    }
+
+    /// Reads the key with which members find each other.
+    ///
+    /// # Errors
+    /// [`KeyError::Io`] and [`KeyError::ClusterKey`].
+    pub fn cluster_key(directory: &Path) -> Result<[u8; 32], KeyError> {
+        use base64::Engine as _;
+        let (path, text) = read(directory, file::CLUSTER_KEY)?;
+        let octets = base64::engine::general_purpose::STANDARD.decode(text.trim_ascii());
+        octets.ok().and_then(|octets| octets.try_into().ok()).ok_or(KeyError::ClusterKey { path })
+    }
+}
+
+fn read(directory: &Path, name: &str) -> Result<(PathBuf, Vec<u8>), KeyError> {
+    let path = directory.join(name);
+    match fs::read(&path) {
+        Ok(text) => Ok((path, text)),
+        Err(source) => Err(KeyError::Io { path, source }),
     }
 }
 
@@ -191,12 +214,17 @@ mod tests {
         let keys = directory.path().join("tesela");
         let ca_key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
         let ca = CertificateParams::default().self_signed(&ca_key).unwrap();
-        let enrolled = Enrolled { certificate: ca.pem(), ssh_host_certificate: "cert".into() };
+        let enrolled = Enrolled {
+            certificate: ca.pem(),
+            ssh_host_certificate: "cert".into(),
+            cluster_key: "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into(),
+        };
         let node = Unsigned::generate("n1").unwrap().signed(enrolled, ca.der()).unwrap();
         node.store(&keys).unwrap();
         node.store(&keys).unwrap();
         let mode = |name: &str| fs::metadata(keys.join(name)).unwrap().permissions().mode() & 0o777;
-        assert_eq!([mode(file::KEY), mode(file::SSH_HOST_KEY)], [0o600; 2]);
+        assert_eq!([file::KEY, file::SSH_HOST_KEY, file::CLUSTER_KEY].map(mode), [0o600; 3]);
+        assert_eq!(NodeKeys::cluster_key(&keys).unwrap(), [7; 32]);
         assert_eq!([mode(file::SSH_HOST_PUBLIC_KEY), mode(file::SSH_HOST_CERTIFICATE)], [0o644; 2]);
         assert_eq!(fs::read_to_string(keys.join(file::SSH_HOST_CERTIFICATE)).unwrap(), "cert\n");
         let (identity, authority) = NodeKeys::identity(&keys).unwrap();

@@ -5,6 +5,7 @@
 
 pub mod migrate;
 pub mod mosctl;
+pub mod showmap;
 
 use std::io;
 use std::path::Path;
@@ -26,7 +27,8 @@ pub enum Ended {
 pub type Tool = fn(&[String]) -> Ended;
 
 /// All of them, by name.
-pub const TOOLS: &[(&str, Tool)] = &[("migrate", migrate::run), ("mosctl", mosctl::run)];
+pub const TOOLS: &[(&str, Tool)] =
+    &[("migrate", migrate::run), ("mosctl", mosctl::run), ("showmap", showmap::run)];
 
 /// Asks the agent; what it does not do is the tool's end.
 fn ask(socket: &Path, request: &Request) -> Result<Answer, Ended> {

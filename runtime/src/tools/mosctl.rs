@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Ended, ask, other, wants_help};
-use crate::wire::local::{Answer, Request, SOCKET};
+use crate::wire::local::{Answer, Change, Request, SOCKET};
 
 const USAGE: &str = "\
 usage: mosctl [--socket PATH] bring|expel|block|noblock
@@ -26,13 +26,13 @@ pub fn run(words: &[String]) -> Ended {
     let request = match verb.as_str() {
         "bring" => Request::Bring {},
         "expel" => Request::Expel {},
-        "block" => Request::Block { blocked: true },
-        "noblock" => Request::Block { blocked: false },
+        "block" | "noblock" => Request::Set(Change { block: Some(verb == "block"), ..Change::default() }),
         _ => return Ended::Usage(format!("there is no verb {verb}\n{USAGE}")),
     };
     match ask(&socket, &request) {
         Ok(Answer::Moved { count: 1 }) => Ended::Done("1 process came home".to_owned()),
         Ok(Answer::Moved { count }) => Ended::Done(format!("{count} processes came home")),
+        Ok(Answer::Settings(_)) => Ended::Done(String::new()),
         Ok(answer) => other(&answer),
         Err(ended) => ended,
     }

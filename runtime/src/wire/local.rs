@@ -3,10 +3,14 @@
 //! Who asks is known by the socket (SO_PEERCRED, unix(7)).
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::discovery::NodeId;
+use crate::load::Load;
 
 /// Where the agent listens on a node.
 pub const SOCKET: &str = "/run/tesela/agent.sock";
@@ -44,11 +48,140 @@ pub enum Request {
     Bring {},
     /// Send home all guests of this node, and let none in from now on.
     Expel {},
-    /// Whether guests are let in.
-    Block {
-        /// Whether none are.
-        blocked: bool,
+    /// The nodes that this one knows.
+    Nodes {},
+    /// How this node takes part, and how it measures.
+    Settings {},
+    /// Change that, for as long as the node is up.
+    Set(Change),
+    /// What a process is like, for the choice of those that move.
+    Hint {
+        /// Its id.
+        pid: i32,
+        /// What it is like.
+        hint: Hint,
     },
+}
+
+/// A change of a [`Settings`], by openMosix's names. Each that is `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Change {
+    /// Nothing leaves this node by itself.
+    pub stay: Option<bool>,
+    /// Its own processes do not leave it by themselves.
+    pub lstay: Option<bool>,
+    /// It lets no guests in.
+    pub block: Option<bool>,
+    /// It tells nobody of its load.
+    pub quiet: Option<bool>,
+    /// The speed of one of its processors; 0: as it was measured.
+    pub speed: Option<u32>,
+    /// Another standard for all speeds that this node shows and takes ([`crate::load::STANDARD_SPEED`]).
+    pub yard: Option<u32>,
+    /// Interval, slow and fast decay.
+    pub decay: Option<Decay>,
+}
+
+/// How this node takes part, and how it measures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Nothing leaves this node by itself.
+    pub stay: bool,
+    /// Its own processes do not leave it by themselves.
+    pub lstay: bool,
+    /// It lets no guests in.
+    pub block: bool,
+    /// It tells nobody of its load.
+    pub quiet: bool,
+    /// The speed of one of its processors; 0: as it was measured.
+    pub speed: u32,
+    /// The yardstick: what a standard processor's speed is.
+    pub yard: u32,
+    /// How old statistics of processes fade.
+    pub decay: Decay,
+}
+
+impl Settings {
+    /// Takes over what a change says.
+    pub fn change(&mut self, change: &Change) {
+        let Change { stay, lstay, block, quiet, speed, yard, decay } = *change;
+        self.stay = stay.unwrap_or(self.stay);
+        self.lstay = lstay.unwrap_or(self.lstay);
+        self.block = block.unwrap_or(self.block);
+        self.quiet = quiet.unwrap_or(self.quiet);
+        self.speed = speed.unwrap_or(self.speed);
+        self.yard = yard.unwrap_or(self.yard);
+        self.decay = decay.unwrap_or(self.decay);
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            stay: false,
+            lstay: false,
+            block: false,
+            quiet: false,
+            speed: 0,
+            yard: crate::load::STANDARD_SPEED,
+            decay: Decay::default(),
+        }
+    }
+}
+
+/// How old statistics of processes fade: after each interval so many thousandths of them are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decay {
+    /// Seconds.
+    pub interval: u32,
+    /// Thousandths, of most processes.
+    pub slow: u16,
+    /// Thousandths, of those that are said to change fast.
+    pub fast: u16,
+}
+
+impl Default for Decay {
+    fn default() -> Self {
+        Self { interval: 1, slow: 975, fast: 926 }
+    }
+}
+
+/// What a process is like (openMosix's `/proc/hpc/decay`, table 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hint {
+    /// Its statistics begin anew.
+    Clear,
+    /// It computes: its system calls do not keep it at home.
+    Cpujob,
+    /// It does input and output: it is best at home.
+    Iojob,
+    /// Its statistics fade slowly.
+    Slow,
+    /// Its statistics fade fast.
+    Fast,
+    /// Its statistics do not fade.
+    None,
+}
+
+/// A node that this one knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Its name, where cluster.yaml gives it one.
+    pub name: Option<String>,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Whether it is alive.
+    pub up: bool,
+    /// How old what it tells of itself is, in milliseconds; none: it has told nothing yet, or is quiet.
+    pub age_ms: Option<u64>,
+    /// What it tells of itself.
+    pub load: Option<Load>,
 }
 
 /// The answer.
@@ -57,7 +190,7 @@ pub enum Request {
 pub enum Answer {
     /// To [`Request::Show`].
     Shown(Shown),
-    /// To [`Request::Lock`] and [`Request::Block`].
+    /// To [`Request::Lock`] and [`Request::Hint`].
     Done {},
     /// To [`Request::Bring`] and [`Request::Expel`].
     Moved {
@@ -80,6 +213,15 @@ pub enum Answer {
         /// Processes of other nodes that run here.
         guests: Vec<Moved>,
     },
+    /// To [`Request::Nodes`], in the order of numbers.
+    Nodes {
+        /// This node's own number.
+        own: NodeId,
+        /// All, this one among them.
+        nodes: Vec<Node>,
+    },
+    /// To [`Request::Settings`] and [`Request::Set`].
+    Settings(Settings),
     /// It was not done.
     Failed {
         /// Why.

@@ -1,5 +1,7 @@
 //! The messages of the control channel, and those between agents.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// What a node asks for at each boot, once its root can be mounted: signatures on the keys it has just
@@ -34,6 +36,8 @@ pub struct Enrolled {
     pub certificate: String,
     /// The ssh host certificate as one line of OpenSSH.
     pub ssh_host_certificate: String,
+    /// The key with which members find each other (`discovery`), 32 octets in base64 (RFC 4648).
+    pub cluster_key: String,
 }
 
 /// Why the master signs nothing, and what the node can do about it.
@@ -88,6 +92,9 @@ pub struct Welcome {
     /// Seconds between two heartbeats. Either side that hears nothing for three times as long takes the
     /// connection for dead.
     pub heartbeat_seconds: u32,
+    /// Some members that are there, by which this one finds all of them where multicast is dropped.
+    #[serde(default)]
+    pub seeds: Vec<Ipv4Addr>,
 }
 
 /// The node is alive, and how it is.
@@ -219,8 +226,11 @@ mod tests {
 
     #[test]
     fn messages_are_tagged_json_and_unknown_fields_are_passed_over() {
-        let welcome = ToNode::Welcome(Welcome { heartbeat_seconds: 5 });
-        assert_eq!(serde_json::to_string(&welcome).unwrap(), r#"{"type":"welcome","heartbeat_seconds":5}"#);
+        let welcome = ToNode::Welcome(Welcome { heartbeat_seconds: 5, seeds: Vec::new() });
+        assert_eq!(
+            serde_json::to_string(&welcome).unwrap(),
+            r#"{"type":"welcome","heartbeat_seconds":5,"seeds":[]}"#
+        );
         let newer = r#"{"type":"welcome","heartbeat_seconds":5,"colour":"blue"}"#;
         assert_eq!(serde_json::from_str::<ToNode>(newer).unwrap(), welcome);
         assert!(serde_json::from_str::<ToNode>(r#"{"type":"halt"}"#).is_err());

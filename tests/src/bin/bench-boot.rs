@@ -145,7 +145,7 @@ fn boot_ours(state: &Path) -> (Boot, Vec<String>) {
     let on = powered.recv().expect("`tesela lab up` failed");
     await_console(&console);
     let (pid, words) = qemu_of(&console);
-    let boot = until_mark(&console, pid, on, "tesela.times");
+    let boot = until_mark(&console, pid, tap_of(&words), on, "tesela.times");
     assert!(up.wait().unwrap().success(), "`tesela lab up` failed");
     let member = member.join().unwrap().map(|member| member.saturating_duration_since(on + boot.multi_user));
     (Boot { member, ..boot }, words)
@@ -202,12 +202,13 @@ fn boot_peer(state: &Path, qemu: &[String]) -> Boot {
     fs::write(tftp.join("boot.ipxe"), script).unwrap();
 
     let namespace = Namespace::new();
+    let tap = tap_of(qemu);
     for words in [
         "link add tesela0 type bridge mcast_snooping 0",
         "addr add 10.77.0.1/24 broadcast + dev tesela0",
         "link set tesela0 up",
-        "tuntap add dev tap0 mode tap",
-        "link set tap0 master tesela0 up",
+        &format!("tuntap add dev {tap} mode tap"),
+        &format!("link set {tap} master tesela0 up"),
     ] {
         namespace.ip(words);
     }
@@ -217,11 +218,11 @@ fn boot_peer(state: &Path, qemu: &[String]) -> Boot {
     let old = state.join("lab/machines/n1").display().to_string();
     let mut command = namespace.command(&qemu[0]);
     command.args(qemu[1..].iter().map(|word| word.replace(&old, machine.to_str().unwrap())));
-    let qemu = Ended(command.stdin(Stdio::null()).spawn().unwrap());
+    let powered = Ended(command.stdin(Stdio::null()).spawn().unwrap());
     let on = Instant::now();
     let console = machine.join("console.log");
     await_console(&console);
-    until_mark(&console, pid_of(&qemu), on, "peer.times")
+    until_mark(&console, pid_of(&powered), tap, on, "peer.times")
 }
 
 fn start_dnsmasq(namespace: &Namespace, tftp: &Path) -> Ended {
@@ -265,7 +266,7 @@ fn pid_of(process: &Ended) -> i32 {
 }
 
 /// Waits for the mark, and leaves in `times` what was said before it.
-fn until_mark(console: &Path, qemu: i32, on: Instant, times: &str) -> Boot {
+fn until_mark(console: &Path, qemu: i32, tap: &str, on: Instant, times: &str) -> Boot {
     let directory = console.parent().unwrap();
     let mut console = File::open(console).unwrap();
     let (mut line, mut lines) = (Vec::new(), String::new());
@@ -286,15 +287,21 @@ fn until_mark(console: &Path, qemu: i32, on: Instant, times: &str) -> Boot {
         }
         found
     });
-    let boot = Boot { multi_user: on.elapsed(), sent: sent_to_tap(qemu), cpu: cpu_time(qemu), member: None };
+    let boot = Boot { multi_user: on.elapsed(), sent: sent_to(tap, qemu), cpu: cpu_time(qemu), member: None };
     fs::write(Path::new(STATE).join(times), lines).unwrap();
     boot
 }
 
-/// What the host's side of the tap has sent, in the namespace of this process.
-fn sent_to_tap(pid: i32) -> u64 {
+/// The tap that a QEMU's words name.
+fn tap_of(words: &[String]) -> &str {
+    words.iter().flat_map(|word| word.split(',')).find_map(|part| part.strip_prefix("ifname=")).unwrap()
+}
+
+/// What the host's side of a tap has sent, in the namespace of this process.
+fn sent_to(tap: &str, pid: i32) -> u64 {
     let devices = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap();
-    let line = devices.lines().find_map(|line| line.trim_start().strip_prefix("tap0:")).unwrap();
+    let line =
+        devices.lines().find_map(|line| line.trim_start().strip_prefix(tap)?.strip_prefix(':')).unwrap();
     line.split_ascii_whitespace().nth(8).unwrap().parse().unwrap()
 }
 

@@ -6,7 +6,7 @@ use super::process::Process;
 use super::side::{Kind, Side};
 use super::{MoveError, Moves, above, keeper, remote};
 use crate::agent::{Config, sys};
-use crate::wire::local::Answer;
+use crate::wire::local::{Answer, Change};
 
 impl Moves {
     /// Fetches home all processes of this node, one after the other.
@@ -31,7 +31,7 @@ impl Moves {
     pub(super) async fn expel(&self, caller: u32) -> Result<Answer, MoveError> {
         only_root(caller, "expel")?;
         let config = self.config()?;
-        config.set_blocked(true)?;
+        config.set(&Change { block: Some(true), ..Change::default() })?;
         let processes = Process::all()?;
         let sides = Side::all(&processes, &config.node);
         // One process of each place is enough: those with it come along.
@@ -53,11 +53,10 @@ impl Moves {
         done.answer()
     }
 
-    /// Lets no guests in, or lets them in again.
-    pub(super) fn block(&self, caller: u32, blocked: bool) -> Result<Answer, MoveError> {
-        only_root(caller, "block")?;
-        self.config()?.set_blocked(blocked)?;
-        Ok(Answer::Done {})
+    /// Changes how this node takes part.
+    pub(super) fn set(&self, caller: u32, change: &Change) -> Result<Answer, MoveError> {
+        only_root(caller, "change how a node takes part")?;
+        Ok(Answer::Settings(self.config()?.set(change)?))
     }
 
     /// Another node wants to be rid of a process of this one.

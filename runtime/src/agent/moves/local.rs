@@ -103,7 +103,10 @@ async fn answer(moves: &Moves, caller: u32, request: &[u8]) -> Answer {
         Ok(Request::List {}) => moves.list(),
         Ok(Request::Bring {}) => moves.bring(caller).await,
         Ok(Request::Expel {}) => moves.expel(caller).await,
-        Ok(Request::Block { blocked }) => moves.block(caller, blocked),
+        Ok(Request::Settings {}) => moves.settings(),
+        Ok(Request::Set(change)) => moves.set(caller, &change),
+        Ok(Request::Hint { pid, hint }) => moves.hint(caller, pid, hint),
+        Ok(Request::Nodes {}) => moves.nodes(),
         Err(error) => return Answer::Failed { reason: format!("not a request: {error}") },
     };
     answered.unwrap_or_else(|error| Answer::Failed { reason: error.to_string() })

@@ -35,8 +35,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
 use super::{Config, ConfigError, Peer, sys};
+use crate::discovery::{Neighbours, NodeId};
 use crate::migrate;
-use crate::wire::local::{Answer, Moved, Shown};
+use crate::wire::local::{Answer, Hint, Moved, Node, Shown};
 use follow::{Follower, Follows};
 use notes::Notes;
 use process::Process;
@@ -153,6 +154,9 @@ pub enum MoveError {
         /// Where it was.
         node: String,
     },
+    /// Ours: no key.
+    #[error("this node looks for no others: it has no key of the cluster's, or no address; its log says why")]
+    Alone,
     /// The configuration's.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -178,6 +182,8 @@ pub struct Moves {
     /// One of them is where it was to be, or stays.
     moved: Notify,
     follows: Arc<Follows>,
+    /// Who else is there; none: this node has no key of the cluster's.
+    neighbours: Option<Arc<Neighbours>>,
 }
 
 /// The two places where it listens.
@@ -193,7 +199,11 @@ impl Moves {
     ///
     /// # Errors
     /// [`ListenError`].
-    pub async fn listen(config: &Config, path: &Path) -> Result<(Arc<Self>, Listeners), ListenError> {
+    pub async fn listen(
+        config: &Config,
+        path: &Path,
+        neighbours: Option<Arc<Neighbours>>,
+    ) -> Result<(Arc<Self>, Listeners), ListenError> {
         let address = (config.address.unwrap_or(Ipv4Addr::UNSPECIFIED), config.agents_port);
         let agents = TcpListener::bind(address)
             .await
@@ -202,7 +212,8 @@ impl Moves {
         let users = local::bind(&socket)
             .map_err(|source| ListenError { place: socket.display().to_string(), source })?;
         let (follows, followers) = Follows::new();
-        let moves = Self { config: path.to_owned(), moving: Mutex::default(), moved: Notify::new(), follows };
+        let (moving, moved) = (Mutex::default(), Notify::new());
+        let moves = Self { config: path.to_owned(), moving, moved, follows, neighbours };
         Ok((Arc::new(moves), Listeners { agents, users, followers }))
     }
 
@@ -329,6 +340,41 @@ impl Moves {
         process.may_be_moved_by(caller)?;
         Notes::below(&self.config()?.keys).change(process.pid, |note| note.locked = locked)?;
         Ok(Answer::Done {})
+    }
+
+    /// What a process is like, as its user says.
+    fn hint(&self, caller: u32, pid: i32, hint: Hint) -> Result<Answer, MoveError> {
+        let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+        process.may_be_moved_by(caller)?;
+        let now = notes::in_ticks(migrate::since_boot()?)?;
+        Notes::below(&self.config()?.keys).change(process.pid, |note| note.hints.take(hint, now))?;
+        Ok(Answer::Done {})
+    }
+
+    /// How this node takes part.
+    fn settings(&self) -> Result<Answer, MoveError> {
+        Ok(Answer::Settings(self.config()?.settings()?))
+    }
+
+    /// The nodes that are there, this one among them.
+    fn nodes(&self) -> Result<Answer, MoveError> {
+        let neighbours = self.neighbours.as_ref().ok_or(MoveError::Alone)?;
+        let peers = self.config()?.peers()?;
+        let own = neighbours.address();
+        let node = |address: Ipv4Addr| {
+            let told = neighbours.load_of(address);
+            Node {
+                id: NodeId::from(address),
+                name: peers.at(address).map(|peer| peer.name.clone()),
+                address,
+                up: true,
+                age_ms: told.map(|(_, age)| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+                load: told.map(|(load, _)| load),
+            }
+        };
+        let mut nodes: Vec<Node> = neighbours.members().into_iter().chain([own]).map(node).collect();
+        nodes.sort_unstable_by_key(|node| (node.id, node.address));
+        Ok(Answer::Nodes { own: own.into(), nodes })
     }
 
     /// All that is away from here, or here from elsewhere, in the order of ids.

@@ -13,6 +13,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 use crate::migrate::look;
+use crate::wire::local::Hint;
 
 /// Of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,46 @@ pub struct Note {
     pub nmigs: u64,
     /// It may not be sent to another node.
     pub locked: bool,
+    /// What it is like, as it or its user has said.
+    #[serde(default)]
+    pub hints: Hints,
+}
+
+/// What a process is said to be like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hints {
+    /// `Some(true)`: it computes; `Some(false)`: it does input and output.
+    pub cpu: Option<bool>,
+    /// How its statistics fade.
+    pub fading: Fading,
+    /// Its statistics count from here on, in ticks since the kernel's start.
+    pub cleared: u64,
+}
+
+/// How old statistics of a process fade.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fading {
+    /// Slowly, as of most.
+    #[default]
+    Slow,
+    /// Fast.
+    Fast,
+    /// Not at all.
+    None,
+}
+
+impl Hints {
+    /// Takes over what is said of it, `now` in ticks since the kernel's start.
+    pub fn take(&mut self, hint: Hint, now: u64) {
+        match hint {
+            Hint::Cpujob => self.cpu = Some(true),
+            Hint::Iojob => self.cpu = Some(false),
+            Hint::Slow => self.fading = Fading::Slow,
+            Hint::Fast => self.fading = Fading::Fast,
+            Hint::None => self.fading = Fading::None,
+            Hint::Clear => *self = Self { cleared: now, ..Self::default() },
+        }
+    }
 }
 
 /// All of them.
@@ -84,9 +125,18 @@ pub fn started(pid: i32) -> io::Result<u64> {
 
 /// So many ticks.
 pub fn ticks(count: u64) -> io::Result<Duration> {
-    // 100 a second on every Linux of today.
-    let second = sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| ticks.try_into().ok()).unwrap_or(100);
-    Ok(Duration::from_millis(count.saturating_mul(1000) / second))
+    Ok(Duration::from_millis(count.saturating_mul(1000) / a_second()?))
+}
+
+/// A length of time in ticks.
+pub fn in_ticks(time: Duration) -> io::Result<u64> {
+    let ticks = time.as_millis() * u128::from(a_second()?) / 1000;
+    Ok(u64::try_from(ticks).unwrap_or(u64::MAX))
+}
+
+fn a_second() -> io::Result<u64> {
+    // 100 on every Linux of today.
+    Ok(sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| ticks.try_into().ok()).unwrap_or(100))
 }
 
 #[cfg(test)]

@@ -1,0 +1,140 @@
+//! What this node knows of the others' loads: the gossip of MOSIX.
+//!
+//! Every second a node sends what it has learnt most recently, its own load first, to a few others. A message has the
+//! same size however many nodes there are, so the cost a node is constant. How old an entry is travels with it as a
+//! length of time, so that no two clocks have to agree.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Run;
+use crate::load::Load;
+
+/// Entries in one message, so that it fits one frame of Ethernet.
+pub const IN_MESSAGE: usize = 24;
+
+/// What a node has told, as it travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Who.
+    pub run: Run,
+    /// Which of its words: a later one has a higher number.
+    pub version: u32,
+    /// How long ago it was measured, in milliseconds.
+    pub age_ms: u32,
+    /// What.
+    pub load: Load,
+}
+
+/// What is known of a node.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    number: u64,
+    version: u32,
+    load: Load,
+    /// When it was measured, by this node's clock.
+    measured: Duration,
+    /// In which order it was learnt.
+    learnt: u64,
+}
+
+/// What is known of all.
+#[derive(Debug, Default)]
+pub struct Vector {
+    known: HashMap<Ipv4Addr, Known>,
+    /// Who told something, in the order in which it was learnt.
+    order: BTreeMap<u64, Ipv4Addr>,
+    learnt: u64,
+}
+
+impl Vector {
+    /// Takes in an entry; whether it was news.
+    pub fn take(&mut self, now: Duration, entry: &Entry) -> bool {
+        let Entry { run, version, age_ms, load } = *entry;
+        let newer = |known: &Known| (run.number, version) > (known.number, known.version);
+        if !self.known.get(&run.address).is_none_or(newer) {
+            return false;
+        }
+        self.learnt += 1;
+        let measured = now.saturating_sub(Duration::from_millis(age_ms.into()));
+        let known = Known { number: run.number, version, load, measured, learnt: self.learnt };
+        if let Some(before) = self.known.insert(run.address, known) {
+            self.order.remove(&before.learnt);
+        }
+        self.order.insert(self.learnt, run.address);
+        true
+    }
+
+    /// A node is gone: what it told is no longer so.
+    pub fn forget(&mut self, address: Ipv4Addr) {
+        if let Some(known) = self.known.remove(&address) {
+            self.order.remove(&known.learnt);
+        }
+    }
+
+    /// What a node tells of itself, and how old that is.
+    pub fn of(&self, now: Duration, address: Ipv4Addr) -> Option<(Load, Duration)> {
+        let known = self.known.get(&address)?;
+        Some((known.load, now.saturating_sub(known.measured)))
+    }
+
+    /// What was learnt most recently, latest first.
+    pub fn latest(&self, now: Duration, count: usize) -> Vec<Entry> {
+        let latest = self.order.values().rev().take(count);
+        latest
+            .filter_map(|address| Some((address, self.known.get(address)?)))
+            .map(|(address, known)| Entry {
+                run: Run { address: *address, number: known.number },
+                version: known.version,
+                age_ms: millis(now.saturating_sub(known.measured)),
+                load: known.load,
+            })
+            .collect()
+    }
+}
+
+fn millis(age: Duration) -> u32 {
+    u32::try_from(age.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Status;
+
+    fn entry(address: u8, number: u64, version: u32, load: u32) -> Entry {
+        let run = Run { address: Ipv4Addr::new(10, 0, 0, address), number };
+        let load = Load { load, speed: 1, cpus: 100, util: 0, mem: 0, rmem: 0, tmem: 0, status: Status::UP };
+        Entry { run, version, age_ms: 300, load }
+    }
+
+    #[test]
+    fn later_words_win_and_age_by_this_nodes_clock() {
+        let mut vector = Vector::default();
+        let at = Duration::from_secs;
+        assert!(vector.take(at(10), &entry(1, 5, 2, 100)));
+        assert!(!vector.take(at(11), &entry(1, 5, 2, 999)), "heard twice");
+        assert!(!vector.take(at(11), &entry(1, 4, 9, 999)), "of an earlier run");
+        let told = vector.of(at(12), Ipv4Addr::new(10, 0, 0, 1)).unwrap();
+        assert_eq!((told.0.load, told.1), (100, Duration::from_millis(2300)));
+        assert!(vector.take(at(12), &entry(1, 6, 1, 7)), "another run begins anew");
+        vector.forget(Ipv4Addr::new(10, 0, 0, 1));
+        assert_eq!(vector.of(at(12), Ipv4Addr::new(10, 0, 0, 1)), None);
+    }
+
+    #[test]
+    fn the_latest_are_told_first() {
+        let mut vector = Vector::default();
+        for address in 1..=9 {
+            vector.take(Duration::from_secs(10), &entry(address, 1, 1, 0));
+        }
+        vector.take(Duration::from_secs(11), &entry(3, 1, 2, 0));
+        let latest = vector.latest(Duration::from_secs(12), 3);
+        assert_eq!(latest.iter().map(|entry| entry.run.address.octets()[3]).collect::<Vec<_>>(), [3, 9, 8]);
+        assert_eq!(latest[0].age_ms, 1300);
+        assert_eq!(vector.latest(Duration::from_secs(12), 99).len(), 9);
+    }
+}
