@@ -105,6 +105,12 @@ impl Lab {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// The addresses in the map of a node, its own first.
+    pub fn map(&self, node: &str) -> Vec<String> {
+        let map = self.said(node, "showmap");
+        map.lines().skip(4).map(|row| row.split_whitespace().nth(1).unwrap().to_owned()).collect()
+    }
+
     /// What it says with this as its input.
     pub fn fed(&self, node: &str, script: &str, input: &[u8]) -> Output {
         let mut child = self

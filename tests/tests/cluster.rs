@@ -77,6 +77,8 @@ fn a_command_keeps_its_streams_and_status(lab: &Lab) {
 fn members_reach_each_other(lab: &Lab) {
     for (from, to) in [("n1", "n2"), ("n2", "n1")] {
         assert_eq!(lab.said(from, &format!("ssh -o BatchMode=yes {to} hostname")), to);
+        // Each has found the other by itself.
+        lab.wait("both are in the map", Duration::from_secs(30), || lab.map(from).len() == 2);
     }
 }
 

@@ -18,6 +18,7 @@ fn programs_move_between_nodes_that_share_nothing_but_the_wire() {
     let lab =
         Lab::of(&cluster("programs", tried(Tried::OnNamespaces)), &["--kind", "namespace", "--nodes", "3"]);
     nothing_is_shared(&lab);
+    all_find_all(&lab);
     let places = ["n2", "home", "n3", "n2", "10.77.0.13", "home"];
     tour(&lab, Tour { places: &places, size: 8_000_000, limit: COMMAND_LIMIT }, tried(Tried::OnNamespaces));
     equal_files_are_not_sent(&lab);
@@ -43,6 +44,13 @@ fn nothing_is_shared(lab: &Lab) {
     let libc = |node| lab.said(node, "sha256sum /lib/x86_64-linux-gnu/libc.so.6");
     assert_eq!(libc("n1"), libc("n2"));
     assert_ne!(libc("n1"), libc("n3"), "another C library at the same path");
+}
+
+fn all_find_all(lab: &Lab) {
+    let all = |numbers: [u8; 3]| numbers.map(|number| format!("10.77.0.{number}"));
+    for (node, map) in NODES.iter().zip([[11, 12, 13], [12, 11, 13], [13, 11, 12]].map(all)) {
+        lab.wait("all are in every map", Duration::from_secs(30), || lab.map(node) == map);
+    }
 }
 
 /// n2 has the same libraries as n1, and n3 others of the same names.
@@ -73,6 +81,8 @@ fn who_loses_the_node_ends(lab: &Lab) {
     assert!(String::from_utf8_lossy(&unreached.stderr).contains("n2 is powered off"), "{unreached:?}");
     assert_eq!(lines.next().unwrap().unwrap(), format!("status {}", 128 + libc::SIGPWR));
     assert!(program.wait().unwrap().success());
+    let without = ["10.77.0.11", "10.77.0.13"];
+    lab.wait("n2 is out of the map", Duration::from_secs(30), || lab.map("n1") == without);
     assert!(lab.tesela(&["lab", "power", "n2", "on"]).status.success());
     let again = lab.tesela(&["lab", "power", "n2", "on"]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("n2 is on already"), "{again:?}");
@@ -80,5 +90,6 @@ fn who_loses_the_node_ends(lab: &Lab) {
         lab.on("n1", "ssh -o BatchMode=yes n2 true").output().unwrap().status.success()
             && lab.stage("n2") == "member"
     });
+    lab.wait("n2 is in the map", Duration::from_secs(30), || lab.map("n1").len() == 3);
     assert_eq!(lab.said("n2", "migrate --list"), "nothing is away, and nothing is here from elsewhere");
 }

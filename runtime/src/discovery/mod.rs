@@ -5,11 +5,14 @@
 //! with the cluster's key ([`Seal`]), which a node gets where its own keys are signed.
 
 mod core;
+pub mod fuzz;
 mod id;
 mod identity;
 mod neighbours;
 mod replay;
 mod seal;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 pub use self::core::{Content, Core, Output, Packet, Refused, TELLING};
