@@ -4,7 +4,8 @@
 set -eu
 install -m 755 tesela /usr/bin/
 install -D -m 755 -t /usr/lib/tesela stage1 teselad tesela-tools
-install -m 644 tesela.service /usr/lib/systemd/system/
+PATH=$PATH:/usr/lib/tesela
+install -m 644 tesela.service tesela-member.service /usr/lib/systemd/system/
 install -m 644 tesela.sysusers /usr/lib/sysusers.d/tesela.conf
 install -m 644 tesela.tmpfiles /usr/lib/tmpfiles.d/tesela.conf
 ip netns add machine
@@ -45,6 +46,11 @@ tesela image build --refresh 2>/dev/null >&2
 stat -c '%A %U' /var/lib/tesela /var/lib/tesela/images/base/current/root /run/tesela/tesela.sock
 tesela node list | grep -c '^m1 '
 runuser -u demo -- tesela node list 2>/dev/null || echo "not for demo"
+# The master is a member itself, which Wants= has started behind it.
+systemctl start tesela-member
+stat -c '%A %U' /run/tesela/member /run/tesela/agent
+tesela-tools showmap --socket /run/tesela/agent/agent.sock | sed -n '1p;$p'
+grep -c '"m1"' /run/tesela/member/peers.json
 
 ip netns exec machine sh -eu <<'MACHINE'
 mount -i -t nfs -o vers=3,nolock,proto=tcp,port=2049,mountproto=tcp,mountport=2049,addr=10.99.0.1 10.99.0.1:/nodes/m1 /mnt
@@ -68,10 +74,11 @@ systemctl show -p NRestarts tesela
 sed -i 's/^nodes:/nodes:\n  m2: {mac: 02:00:00:00:00:02, address: 10.99.0.12, profile: node}/' /etc/tesela/cluster.yaml
 systemctl reload tesela
 tesela node list | grep -c '^m[12] '
+grep -c '"m[12]"' /run/tesela/member/peers.json
 echo '  m3: {profile: none}' >> /etc/tesela/cluster.yaml
 systemctl reload tesela 2>/dev/null || echo "not reloaded"
 tesela node list | grep -c '^m[12] '
-systemctl stop tesela
+systemctl stop tesela tesela-member
 systemctl show -p Result tesela
 # The agent's, in the same directory.
 stat -c '%A %U' /run/tesela/node.key

@@ -228,13 +228,16 @@ fn kept_writes_are_there_at_the_next_boot(lab: &Lab) {
 fn the_packaged_service_works(lab: &Lab) {
     let kit = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for file in ["tesela.service", "tesela.sysusers", "tesela.tmpfiles"] {
+    for file in ["tesela.service", "tesela-member.service", "tesela.sysusers", "tesela.tmpfiles"] {
         fs::copy(source.join("../packaging").join(file), kit.path().join(file)).unwrap();
     }
     fs::copy(source.join("data/service.sh"), kit.path().join("service.sh")).unwrap();
     // Nothing boots from the image.
-    for program in ["stage1", "teselad", "tesela-tools"] {
-        fs::write(kit.path().join(program), program).unwrap();
+    fs::write(kit.path().join("stage1"), "stage1").unwrap();
+    for program in ["teselad", "tesela-tools"] {
+        let built =
+            tesela().ancestors().nth(2).unwrap().join("static/x86_64-unknown-linux-gnu/node").join(program);
+        fs::copy(built, kit.path().join(program)).unwrap();
     }
     let stripped = Command::new("strip").arg("-o").arg(kit.path().join("tesela")).arg(tesela()).status();
     assert!(stripped.unwrap().success());
@@ -244,7 +247,9 @@ fn the_packaged_service_works(lab: &Lab) {
     let stderr = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{}\n{stderr}", String::from_utf8_lossy(&done.stdout));
     let expected = "active\ndrwxrwx--T root\ndrwxr-xr-x root\nsrw------- tesela\n1\nnot for demo\n\
+                    drwx------ tesela\ndrwxr-xr-x root\nMy Node-Id: 0x0001\n\
+                    0x0001       10.99.0.1        1\n1\n\
                     private\n-rwsr-xr-x 1234\nprivate\nwritten\nNRestarts=1\n\
-                    2\nnot reloaded\n2\nResult=success\n-rw------- root\n";
+                    2\n2\nnot reloaded\n2\nResult=success\n-rw------- root\n";
     assert_eq!(String::from_utf8_lossy(&done.stdout), expected, "{stderr}");
 }

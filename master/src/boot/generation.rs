@@ -143,6 +143,11 @@ impl Generation {
         self.by_name.get(name).map(|i| &self.nodes[*i])
     }
 
+    /// The address of one of its nodes, fixed or held.
+    pub fn address_of(&self, node: &Node) -> Option<Ipv4Addr> {
+        context::address_of(node, &self.held)
+    }
+
     /// The node that a machine is. A UUID counts before a MAC: docks and dongles share MACs.
     pub fn node_of(&self, mac: Mac, uuid: Option<Uuid>) -> Option<&Node> {
         uuid.and_then(|uuid| self.by_uuid.get(&uuid))

@@ -199,7 +199,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         mut requests: mpsc::Receiver<Request>,
     ) -> Ended {
         let heartbeat_seconds = u32::try_from(HEARTBEAT.as_secs()).unwrap_or(u32::MAX);
-        let seeds = self.control.agents.some(&self.node);
+        let seeds =
+            self.control.members.master().into_iter().chain(self.control.agents.some(&self.node)).collect();
         let mut said = self.say(ToNode::Welcome(Welcome { heartbeat_seconds, seeds })).await;
         let mut silent_from = Instant::now() + 3 * HEARTBEAT;
         while said.is_ok() {

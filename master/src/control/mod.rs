@@ -56,6 +56,8 @@ pub struct Member {
 pub trait Members: Send + Sync + 'static {
     /// The node that holds this address, if there is one.
     fn at(&self, address: Ipv4Addr) -> Option<Member>;
+    /// The master's own address, where it is a member itself.
+    fn master(&self) -> Option<Ipv4Addr>;
     /// The node's keys were signed for this boot.
     fn enrolled(&self, node: &str);
     /// A caller was turned away; `node` where the address is one's.

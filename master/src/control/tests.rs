@@ -39,6 +39,10 @@ impl Fake {
 }
 
 impl Members for Fake {
+    fn master(&self) -> Option<Ipv4Addr> {
+        None
+    }
+
     fn at(&self, address: Ipv4Addr) -> Option<Member> {
         let name = self.here.lock().unwrap().clone().filter(|_| address == HERE)?;
         Some(Member { names: vec![name.clone(), format!("{name}.aula")], name })
@@ -130,6 +134,7 @@ impl Master {
             master: HERE,
             control_port: self.address.port(),
             http_port: 80,
+            kept: None,
             keys: keys.into(),
             address: None,
             agents_port: 0,

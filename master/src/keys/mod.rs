@@ -37,9 +37,12 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use tesela_runtime::enroll::{KeyError, NodeKeys, Unsigned};
 use tesela_runtime::wire::tls::Fingerprint;
+use tesela_runtime::wire::{EnrollRequest, Enrolled};
 
 pub use ssh::{MASTER_PRINCIPAL, client_arguments};
 pub use token::{TOKEN_LIFE, TokenError};
@@ -161,11 +164,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`Error::Token`] and [`Error::Request`] are the node's; the others are ours.
-    pub fn enroll(
-        &self,
-        candidate: &Candidate<'_>,
-        request: &tesela_runtime::wire::EnrollRequest,
-    ) -> Result<tesela_runtime::wire::Enrolled, Error> {
+    pub fn enroll(&self, candidate: &Candidate<'_>, request: &EnrollRequest) -> Result<Enrolled, Error> {
         let now = token::now();
         let issued = self.tokens.check(&request.token, candidate.node, candidate.address, now)?;
         let certificate = self.ca.sign_node(candidate.node, &request.certificate_request)?;
@@ -173,12 +172,30 @@ impl Keys {
             self.ssh.sign_host(candidate.node, &request.ssh_host_public_key, &candidate.names)?;
         let enrolment = Enrolment { issued, certificate: Fingerprint::of(certificate.der()) };
         self.enrolled.record(candidate.node, enrolment, now)?;
-        use base64::Engine as _;
-        Ok(tesela_runtime::wire::Enrolled {
-            certificate: certificate.pem(),
-            ssh_host_certificate,
-            cluster_key: base64::engine::general_purpose::STANDARD.encode(self.ca.secret("discovery")),
-        })
+        Ok(self.signed(certificate.pem(), ssh_host_certificate))
+    }
+
+    /// Keys for an agent of the master's own, made and signed as a node's are.
+    ///
+    /// # Errors
+    /// [`Error::Make`].
+    pub fn own(&self, node: &str, address: Ipv4Addr) -> Result<NodeKeys, Error> {
+        let make = |problem: KeyError| Error::Make {
+            what: "keys for the master's own agent",
+            problem: problem.to_string(),
+        };
+        let unsigned = Unsigned::generate(node).map_err(make)?;
+        let certificate = self.ca.sign_node(node, unsigned.certificate_request())?;
+        let names = [node.to_owned(), address.to_string()];
+        let host_key = unsigned.ssh_host_public_key().map_err(make)?;
+        let ssh_host_certificate = self.ssh.sign_host(node, &host_key, &names)?;
+        let signed = self.signed(certificate.pem(), ssh_host_certificate);
+        unsigned.signed(signed, self.ca.certificate()).map_err(make)
+    }
+
+    fn signed(&self, certificate: String, ssh_host_certificate: String) -> Enrolled {
+        let cluster_key = base64::engine::general_purpose::STANDARD.encode(self.ca.secret("discovery"));
+        Enrolled { certificate, ssh_host_certificate, cluster_key }
     }
 
     /// Whether this is the certificate that the node got last.

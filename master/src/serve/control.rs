@@ -37,6 +37,11 @@ impl Members for MembersOf {
         Some(Member { names: vec![name.clone(), format!("{name}.{cluster}"), address.to_string()], name })
     }
 
+    fn master(&self) -> Option<Ipv4Addr> {
+        let master = &self.0.current().cluster.master;
+        master.member.then(|| master.address.addr())
+    }
+
     fn enrolled(&self, node: &str) {
         self.0.inventory.event(Some(node), None, None, "its keys were signed".into());
     }

@@ -4,6 +4,7 @@ mod control;
 mod dhcp;
 mod listen;
 mod metrics;
+mod own_agent;
 mod roots;
 mod tftp;
 mod watch;
@@ -162,6 +163,8 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     site.serve_roots(Arc::clone(&roots) as _);
     let dhcp_server = dhcp::start(&site, leases)?;
 
+    let beside = options.socket.parent().map(std::path::Path::to_owned).unwrap_or_default();
+    own_agent::tell(&site, &keys, beside.join("member"));
     let control_metrics = crate::control::Metrics::default();
     let metrics =
         Arc::new(metrics::of(&site, &dhcp_server, &nfs_server, tftp_server.counters(), &control_metrics));

@@ -29,6 +29,9 @@ pub struct Config {
     /// The directory where stage1 left the node's keys.
     #[serde(default = "Config::default_keys")]
     pub keys: PathBuf,
+    /// The directory where the agent keeps its own files, in memory; none: that of the keys.
+    #[serde(default)]
+    pub kept: Option<PathBuf>,
     /// The node's own address, where it hears other agents; none: all that it has.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
@@ -90,7 +93,17 @@ impl Config {
 
     /// The agent's socket for the node's own users: [`crate::wire::local::SOCKET`] on a node.
     pub fn socket(&self) -> PathBuf {
-        self.keys.join("agent.sock")
+        self.kept().join("agent.sock")
+    }
+
+    /// The directory where the agent keeps its own files.
+    pub fn kept(&self) -> &Path {
+        self.kept.as_deref().unwrap_or(&self.keys)
+    }
+
+    /// Whether this is the master's own agent.
+    pub fn is_masters(&self) -> bool {
+        self.address == Some(self.master)
     }
 
     /// How the node takes part: in memory, so until it boots again.
@@ -112,14 +125,14 @@ impl Config {
     pub fn set(&self, change: &Change) -> io::Result<Settings> {
         let mut settings = self.settings()?;
         settings.change(change);
-        let new = self.keys.join("settings.new");
+        let new = self.kept().join("settings.new");
         fs::write(&new, serde_json::to_vec(&settings)?)?;
         fs::rename(new, self.settings_file())?;
         Ok(settings)
     }
 
     fn settings_file(&self) -> PathBuf {
-        self.keys.join("settings.json")
+        self.kept().join("settings.json")
     }
 
     /// Whether no guests are let in.

@@ -76,9 +76,15 @@ impl From<std::io::Error> for SessionError {
     }
 }
 
-/// Is a member until `stop` comes, through any number of connections.
+/// Is a member until `stop` comes, through any number of connections. The master's own agent has nobody to tell.
 pub async fn run(config: &Config, neighbours: Option<&Neighbours>, stop: impl Future<Output = ()>) {
     let mut stop = std::pin::pin!(stop);
+    if config.is_masters() {
+        notify::tell(&format!("READY=1\nSTATUS=member of {}, which this machine serves", config.cluster));
+        stop.await;
+        notify::tell("STOPPING=1");
+        return;
+    }
     let mut pause = FIRST_PAUSE;
     let mut last_problem = String::new();
     loop {

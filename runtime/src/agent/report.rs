@@ -71,6 +71,7 @@ mod tests {
             control_port: 0,
             http_port: listener.local_addr().unwrap().port(),
             keys: "/nonexistent".into(),
+            kept: None,
             address: None,
             agents_port: 0,
             trusted: false,

@@ -99,7 +99,9 @@ fn member(config: &Config, path: &Path) -> std::io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        report_agent(config).await;
+        if !config.is_masters() {
+            report_agent(config).await;
+        }
         let neighbours = agent::neighbours(config).await;
         let member = agent::run(config, neighbours.as_deref(), async {
             tokio::select! {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -63,8 +63,7 @@ impl Neighbours {
         socket.set_multicast_if_v4(&address)?;
         socket.set_multicast_ttl_v4(1)?;
         socket.set_multicast_loop_v4(false)?;
-        let all = UdpSocket::bind((GROUP, PORT)).await?;
-        all.join_multicast_v4(GROUP, address)?;
+        let all = everyone(address)?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let run = Run { address, number: u64::try_from(since.as_millis()).unwrap_or(0) };
         let core = Core::new(Duration::ZERO, run, generator()?, generator()?);
@@ -176,6 +175,16 @@ impl Neighbours {
         // What it holds is whole between any two of its steps.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What hears all. Another agent of this machine, for another of its networks, hears it as well.
+fn everyone(address: Ipv4Addr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from((GROUP, PORT)).into())?;
+    socket.join_multicast_v4(&GROUP, &address)?;
+    UdpSocket::from_std(socket.into())
 }
 
 fn generator() -> io::Result<SmallRng> {

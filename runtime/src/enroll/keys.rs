@@ -68,14 +68,18 @@ pub enum KeyError {
 }
 
 /// Keys that nobody has signed yet.
-pub(super) struct Unsigned {
+pub struct Unsigned {
     key: KeyPair,
-    pub(super) certificate_request: String,
+    certificate_request: String,
     ssh_host_key: PrivateKey,
 }
 
 impl Unsigned {
-    pub(super) fn generate(node: &str) -> Result<Self, KeyError> {
+    /// New ones for a node of this name.
+    ///
+    /// # Errors
+    /// [`KeyError::Tls`], [`KeyError::Ssh`], [`KeyError::Random`].
+    pub fn generate(node: &str) -> Result<Self, KeyError> {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, node);
@@ -87,11 +91,24 @@ impl Unsigned {
         Ok(Unsigned { key, certificate_request, ssh_host_key })
     }
 
-    pub(super) fn ssh_host_public_key(&self) -> Result<String, KeyError> {
+    /// What asks for a certificate (PKCS #10, RFC 2986, PEM).
+    pub fn certificate_request(&self) -> &str {
+        &self.certificate_request
+    }
+
+    /// The ssh host key as one line of OpenSSH.
+    ///
+    /// # Errors
+    /// [`KeyError::Ssh`].
+    pub fn ssh_host_public_key(&self) -> Result<String, KeyError> {
         Ok(self.ssh_host_key.public_key().to_openssh()?)
     }
 
-    pub(super) fn signed(self, enrolled: Enrolled, ca: &CertificateDer<'_>) -> Result<NodeKeys, KeyError> {
+    /// With what the master has signed, and the CA that it did so for.
+    ///
+    /// # Errors
+    /// [`KeyError::Ssh`].
+    pub fn signed(self, enrolled: Enrolled, ca: &CertificateDer<'_>) -> Result<NodeKeys, KeyError> {
         Ok(NodeKeys {
             key: self.key.serialize_pem(),
             certificate: enrolled.certificate,

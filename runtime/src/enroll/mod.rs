@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConnection, StreamOwned};
 use tracing::debug;
 
-pub use keys::{KeyError, NodeKeys, file};
+pub use keys::{KeyError, NodeKeys, Unsigned, file};
 
 use crate::port;
 use crate::wire::{self, EnrollReply, EnrollRequest, FrameError, Refusal, frame, tls};
-use keys::Unsigned;
 
 /// How long the master may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -83,7 +82,7 @@ pub fn enroll(enrolment: &Enrolment, patience: Duration) -> Result<NodeKeys, Enr
     let request = EnrollRequest {
         node: enrolment.node.clone(),
         token: enrolment.token.clone(),
-        certificate_request: unsigned.certificate_request.clone(),
+        certificate_request: unsigned.certificate_request().to_owned(),
         ssh_host_public_key: unsigned.ssh_host_public_key()?,
     };
     let deadline = Instant::now() + patience;

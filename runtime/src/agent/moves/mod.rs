@@ -253,7 +253,7 @@ impl Moves {
             }
         };
         let target = target.filter(|peer| peer.name != config.node);
-        let notes = Notes::below(&config.keys);
+        let notes = Notes::below(config.kept());
         if target.is_some() && notes.of(pid)?.locked {
             return Err(MoveError::Stays { pid, reason: USER_LOCK.to_owned() });
         }
@@ -321,7 +321,7 @@ impl Moves {
         let goto = self.moving().get(&pid).cloned();
         let away = Side::away(&process, here)?.filter(|_| goto.is_none());
         let guest = Side::guest(&process, here)?;
-        let note = Notes::below(&config.keys).of(pid)?;
+        let note = Notes::below(config.kept()).of(pid)?;
         let cantmove = match (&away, &guest) {
             (None, None) => process.never().or(note.locked.then_some(USER_LOCK)).map_or_else(
                 || migrate::company(Pid::from_raw(pid)).err().map(|reason| reason.to_string()),
@@ -338,7 +338,7 @@ impl Moves {
     fn lock(&self, caller: u32, pid: i32, locked: bool) -> Result<Answer, MoveError> {
         let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
         process.may_be_moved_by(caller)?;
-        Notes::below(&self.config()?.keys).change(process.pid, |note| note.locked = locked)?;
+        Notes::below(self.config()?.kept()).change(process.pid, |note| note.locked = locked)?;
         Ok(Answer::Done {})
     }
 
@@ -347,7 +347,7 @@ impl Moves {
         let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
         process.may_be_moved_by(caller)?;
         let now = notes::in_ticks(migrate::since_boot()?)?;
-        Notes::below(&self.config()?.keys).change(process.pid, |note| note.hints.take(hint, now))?;
+        Notes::below(self.config()?.kept()).change(process.pid, |note| note.hints.take(hint, now))?;
         Ok(Answer::Done {})
     }
 
