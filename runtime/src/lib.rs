@@ -2,6 +2,7 @@
 //! just been powered on comes by its keys.
 
 pub mod agent;
+pub mod balance;
 pub mod discovery;
 pub mod enroll;
 pub mod load;

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-use crate::cluster::{Cluster, Node};
+use crate::cluster::{Cluster, Node, Share};
 
 /// Public halves of the cluster's keys.
 #[derive(Clone, Debug, Serialize)]
@@ -113,6 +113,7 @@ struct NodeVariables<'a> {
     gateway: Option<Ipv4Addr>,
     dns: &'a [Ipv4Addr],
     pool: Option<&'a str>,
+    share: String,
     speed: Option<u32>,
     trusted: bool,
 }
@@ -131,9 +132,18 @@ pub(super) fn node<'a>(cluster: &Cluster, node: &'a Node, address: Option<Ipv4Ad
         gateway: settings.gateway.value,
         dns: &settings.dns.value,
         pool: settings.pool.value.as_deref(),
+        share: share(cluster, node),
         speed: settings.speed.value,
         trusted: settings.trusted.value,
     }
+}
+
+/// When a node shares its load, as its agent reads it (JSON): as its pool does, and always without one.
+fn share(cluster: &Cluster, node: &Node) -> String {
+    let pool = node.settings().pool.value.as_ref().and_then(|name| cluster.pools.get(name));
+    let share = pool.map(|pool| pool.share.clone()).unwrap_or_default();
+    // It fails for no value of this type.
+    serde_json::to_string(&share).unwrap_or_default()
 }
 
 /// A node's machine-id (machine-id(5)): the same at every boot, without a file that keeps it.

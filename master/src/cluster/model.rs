@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
+pub use tesela_runtime::balance::{Schedule, Share};
 
 use super::{Mac, Uuid};
 
@@ -313,21 +314,4 @@ pub enum ImageSource {
 pub struct Pool {
     /// When its nodes share.
     pub share: Share,
-}
-
-/// When a pool's nodes share their load.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Share {
-    /// Always.
-    Always,
-    /// Never, unless told by hand.
-    Manual,
-    /// In these hours, or when nobody has used the machine for so long.
-    When {
-        /// `mon-fri 20:00-07:00`, as written.
-        schedule: Option<String>,
-        /// Seconds without a user's input.
-        idle_seconds: Option<u32>,
-    },
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
+use tesela_runtime::balance::NoSchedule;
 
-use super::model::{Boot, DhcpMode, ImageSource, Loader, ProfileAddress, Root, Unknown, Writes};
+use super::model::{Boot, DhcpMode, ImageSource, Loader, ProfileAddress, Root, Schedule, Unknown, Writes};
 use super::names::{NameError, NamePattern};
 use super::read::{Refused, Word, nearest};
 use super::{Mac, Uuid};
@@ -250,40 +251,12 @@ impl Word for Duration {
     }
 }
 
-/// When a pool shares: `mon-fri 20:00-07:00`, as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Schedule(pub String);
-
-const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
-
-impl Schedule {
-    fn holds(text: &str) -> bool {
-        let (days, hours) = text.trim().rsplit_once(' ').unwrap_or(("", text.trim()));
-        let is_day = |day: &str| DAYS.contains(&day);
-        let days_hold = days.is_empty()
-            || days.split(',').map(str::trim).all(|part| match part.split_once('-') {
-                Some((first, last)) => is_day(first) && is_day(last),
-                None => is_day(part),
-            });
-        let is_time = |time: &str| {
-            let number = |digits: &str, limit| {
-                digits.len() == 2 && digits.parse::<u8>().is_ok_and(|number| number < limit)
-            };
-            time == "24:00"
-                || time.split_once(':').is_some_and(|(hour, minute)| number(hour, 24) && number(minute, 60))
-        };
-        days_hold
-            && hours.split_once('-').is_some_and(|(from, to)| from != to && is_time(from) && is_time(to))
-    }
-}
-
 impl Word for Schedule {
     fn word(text: &str) -> Result<Self, Refused> {
-        match Self::holds(text) {
-            true => Ok(Schedule(text.to_owned())),
-            false => Err(Refused::new(format!("`{text}` is no schedule"))
-                .mend("write days and hours: mon-fri 20:00-07:00, or sat,sun 00:00-24:00")),
-        }
+        text.parse().map_err(|error: NoSchedule| {
+            Refused::new(error.to_string())
+                .mend("write days and hours: mon-fri 20:00-07:00, or sat,sun 00:00-24:00")
+        })
     }
 }
 

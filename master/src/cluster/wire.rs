@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
+use super::model::Schedule;
 use super::model::{Boot, DhcpMode, ImageSource, Loader, ProfileAddress, Root, Unknown, Writes};
 use super::names::NamePattern;
 use super::problem::Problems;
@@ -13,7 +14,7 @@ use super::read::{List, Named, Read, mapping, read_mapping};
 use super::tree::{Kind, Tree};
 use super::values::{
     AbsolutePath, AddressRange, Duration, Edit, HostNet, Interface, KernelArg, Label, Mirror, Name, Number,
-    Package, Schedule, Service, Text,
+    Package, Service, Text,
 };
 use super::{Mac, Uuid};
 

@@ -139,6 +139,7 @@ impl Master {
             address: None,
             agents_port: 0,
             trusted: false,
+            share: tesela_runtime::balance::Share::Always,
             peers: PathBuf::new(),
         }
     }

@@ -199,6 +199,7 @@ mod tests {
     use super::*;
     use serde_json::json;
     use tesela_runtime::agent::Config;
+    use tesela_runtime::balance::Share;
 
     fn write(dir: &Path, name: &str, text: &str) {
         let path = dir.join(name);
@@ -226,6 +227,7 @@ mod tests {
         let node = json!({
             "name": "n1", "address": "192.168.45.11", "mac": null, "uuid": null, "machine_id": "0123", "profile": "node",
             "image": "base", "root": "nfs", "gateway": null, "dns": [], "pool": null, "speed": null, "trusted": false,
+            "share": r#"{"when": {"schedule": "mon-fri 20:00-07:00", "idle_seconds": null}}"#,
         });
         let files = load(dir.path()).unwrap().root_of(&node).unwrap();
         let text = |path: &str| {
@@ -241,9 +243,11 @@ mod tests {
         }
         let config = Config::read(&dir.path().join("teselad.json")).unwrap();
         assert_eq!((config.address, config.trusted), (Some([192, 168, 45, 11].into()), false));
+        assert!(matches!(config.share, Share::When { schedule: Some(_), idle_seconds: None }));
         let config = Config { peers: dir.path().join("peers.json"), ..config };
         let peers = config.peers().unwrap();
-        assert_eq!(peers.find("1").unwrap().address, config.address);
+        assert_eq!(peers.find("11531").unwrap().address, config.address, "n1 by its number");
+        assert_eq!(peers.find("maestro").map(|peer| peer.address), Some(Some([192, 168, 45, 1].into())));
         assert_eq!(peers.find("n2").map(|peer| peer.address), Some(None));
     }
 

@@ -13,6 +13,7 @@ use tesela_runtime::agent::{Config, Peer};
 use tesela_runtime::enroll::KeyError;
 
 use crate::boot::{CONTROL_PORT, Generation, Site, context};
+use crate::cluster::Share;
 use crate::keys::{self, Keys};
 
 /// Where root's agent keeps its own files, beside the directory that this service writes.
@@ -86,6 +87,7 @@ fn begin(site: &Site, keys: &Keys, directory: &Path) -> Result<bool, Problem> {
         agents_port: tesela_runtime::wire::AGENTS_PORT,
         // Whoever rules a node could do as root here what a process of root's from there does.
         trusted: false,
+        share: Share::Always,
         peers: directory.join("peers.json"),
     };
     // Last: with it the agent begins.

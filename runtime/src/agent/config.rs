@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Peers;
+use crate::balance::Share;
 use crate::wire::AGENTS_PORT;
 use crate::wire::local::{Change, Settings};
 
@@ -41,6 +42,9 @@ pub struct Config {
     /// Whether processes of root's from other nodes may run here.
     #[serde(default)]
     pub trusted: bool,
+    /// When this node shares its load.
+    #[serde(default)]
+    pub share: Share,
     /// The list of nodes ([`super::Peers`]).
     #[serde(default = "Config::default_peers")]
     pub peers: PathBuf,
@@ -135,12 +139,17 @@ impl Config {
         self.kept().join("settings.json")
     }
 
-    /// Whether no guests are let in.
+    /// Why no guests are let in, if none are.
     ///
     /// # Errors
     /// Those of reading it.
-    pub fn is_blocked(&self) -> io::Result<bool> {
-        Ok(self.settings()?.block)
+    pub fn is_blocked(&self) -> io::Result<Option<&'static str>> {
+        let settings = self.settings()?;
+        Ok(match settings {
+            _ if settings.block => Some("`mosctl noblock` there lifts that"),
+            _ if !settings.sharing => Some("its pool does not share now; `mosctl share` there lifts that"),
+            _ => None,
+        })
     }
 
     /// The nodes of the cluster, as they are now.

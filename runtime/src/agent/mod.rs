@@ -16,9 +16,11 @@
 
 mod config;
 mod facts;
+mod idle;
 pub mod moves;
 mod notify;
 mod peers;
+mod pool;
 pub mod refresh;
 pub mod report;
 mod sys;

@@ -75,6 +75,7 @@ mod tests {
             address: None,
             agents_port: 0,
             trusted: false,
+            share: crate::balance::Share::Always,
             peers: "/nonexistent".into(),
         };
         for (answer, taken) in

@@ -81,6 +81,23 @@ pub struct Change {
     pub yard: Option<u32>,
     /// Interval, slow and fast decay.
     pub decay: Option<Decay>,
+    /// Whether it shares its load at all.
+    pub share: Option<ByHand>,
+    /// Whether it does so now: what the agent has found, as its pool says.
+    pub sharing: Option<bool>,
+}
+
+/// Whether a node shares its load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByHand {
+    /// As its pool says.
+    #[default]
+    Pool,
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
 }
 
 /// How this node takes part, and how it measures.
@@ -101,12 +118,16 @@ pub struct Settings {
     pub yard: u32,
     /// How old statistics of processes fade.
     pub decay: Decay,
+    /// Whether it shares its load at all.
+    pub share: ByHand,
+    /// Whether it does so now. One that does not lets no guests in, and nothing leaves it by itself.
+    pub sharing: bool,
 }
 
 impl Settings {
     /// Takes over what a change says.
     pub fn change(&mut self, change: &Change) {
-        let Change { stay, lstay, block, quiet, speed, yard, decay } = *change;
+        let Change { stay, lstay, block, quiet, speed, yard, decay, share, sharing } = *change;
         self.stay = stay.unwrap_or(self.stay);
         self.lstay = lstay.unwrap_or(self.lstay);
         self.block = block.unwrap_or(self.block);
@@ -114,6 +135,8 @@ impl Settings {
         self.speed = speed.unwrap_or(self.speed);
         self.yard = yard.unwrap_or(self.yard);
         self.decay = decay.unwrap_or(self.decay);
+        self.share = share.unwrap_or(self.share);
+        self.sharing = sharing.unwrap_or(self.sharing);
     }
 }
 
@@ -127,6 +150,8 @@ impl Default for Settings {
             speed: 0,
             yard: crate::load::STANDARD_SPEED,
             decay: Decay::default(),
+            share: ByHand::default(),
+            sharing: true,
         }
     }
 }

@@ -32,6 +32,11 @@ impl Moves {
         only_root(caller, "expel")?;
         let config = self.config()?;
         config.set(&Change { block: Some(true), ..Change::default() })?;
+        self.send_guests_home(&config).await
+    }
+
+    /// Has the homes of all guests take them home.
+    pub(in crate::agent) async fn send_guests_home(&self, config: &Config) -> Result<Answer, MoveError> {
         let processes = Process::all()?;
         let sides = Side::all(&processes, &config.node);
         // One process of each place is enough: those with it come along.
@@ -48,7 +53,7 @@ impl Moves {
         guests.sort_by_key(|(side, pid)| (&side.node, *pid));
         let mut done = Done::default();
         for (side, pid) in guests {
-            done.note(send_home(&config, &side.node, pid).await);
+            done.note(send_home(config, &side.node, pid).await);
         }
         done.answer()
     }

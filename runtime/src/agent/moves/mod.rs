@@ -226,10 +226,11 @@ impl Moves {
                 tokio::spawn(Arc::clone(&self).follow(follower));
             }
         };
-        tokio::join!(agents, users, follow);
+        let pool = super::pool::keep(Arc::clone(&self));
+        tokio::join!(agents, users, follow, pool);
     }
 
-    fn config(&self) -> Result<Config, ConfigError> {
+    pub(super) fn config(&self) -> Result<Config, ConfigError> {
         Config::read(&self.config)
     }
 

@@ -255,7 +255,7 @@ async fn take_in(
     let name: String = coming.name.chars().filter(|c| !c.is_control()).take(NAME).collect();
     tracing::info!(node, pid = coming.pid, uid = coming.uid, name, "takes a process in");
     // `block` may have been said since, and then nobody would look for this one.
-    if config.is_blocked()? {
+    if config.is_blocked()?.is_some() {
         return Err(io::Error::other("no guests are let in any more").into());
     }
     let user = (!coming.privileged && coming.uid != 0).then_some(coming.uid);
@@ -313,8 +313,8 @@ fn admit(
         return Ok(Err(format!("{node} has the address {address}, and the call comes from {from}")));
     }
     let Want::TakeIn(coming) = &ask.want else { return Ok(Ok(())) };
-    if config.is_blocked()? {
-        return Ok(Err(format!("{here} lets no guests in: `mosctl noblock` there lifts that")));
+    if let Some(why) = config.is_blocked()? {
+        return Ok(Err(format!("{here} lets no guests in: {why}")));
     }
     if (coming.privileged || coming.uid == 0) && !config.trusted {
         return Ok(Err(format!(
