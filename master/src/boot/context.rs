@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-use crate::cluster::{Cluster, Node, Share};
+use crate::cluster::{Cluster, Node};
 
 /// Public halves of the cluster's keys.
 #[derive(Clone, Debug, Serialize)]

@@ -151,7 +151,7 @@ fn pool(wire: &PoolWire) -> Option<Pool> {
         ShareWire::Always => Share::Always,
         ShareWire::Manual => Share::Manual,
         ShareWire::When(when) => Share::When {
-            schedule: when.schedule.value().map(|schedule| schedule.clone()),
+            schedule: when.schedule.value().cloned(),
             idle_seconds: when.idle.value().map(|idle| idle.0),
         },
     };
