@@ -4,7 +4,14 @@
 //! One unit of load is a hundredth of a standard processor that one process keeps busy: a process that computes, alone
 //! on a node with one processor of [`STANDARD_SPEED`], is a load of 100, and 50 on one that is twice as fast.
 
+mod cgroup;
+mod measure;
+pub mod speed;
+
 use serde::{Deserialize, Serialize};
+
+pub use cgroup::{Cgroup, Memory};
+pub use measure::{Measured, Meter, load_of, running_of};
 
 /// The speed of a standard processor.
 pub const STANDARD_SPEED: u32 = 10_000;
