@@ -76,12 +76,12 @@ pub(crate) struct Up {
     /// Firmware of virtual machines in turn, unknown ones behind the nodes.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["bios", "uefi"])]
     firmware: Vec<Firmware>,
-    /// Memory of a virtual machine in MiB.
-    #[arg(long, default_value_t = 768, value_name = "MIB", value_parser = memory)]
-    memory: u32,
-    /// Processors of a virtual machine.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
-    cpus: u32,
+    /// Memory of each node in MiB; 768 unless said for virtual machines, and no limit for namespaces.
+    #[arg(long, value_name = "MIB", value_parser = memory)]
+    memory: Option<u32>,
+    /// Processors of the nodes in turn: whole ones for virtual machines, and for namespaces also parts, as 0.25.
+    #[arg(long, value_delimiter = ',', value_name = "N", value_parser = cpus)]
+    cpus: Vec<u32>,
 }
 
 /// The least in which kernel, initramfs and Debian's init find room, in MiB.
@@ -91,6 +91,17 @@ fn memory(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(memory) if memory >= LEAST_MEMORY => Ok(memory),
         _ => Err(format!("a machine boots with {LEAST_MEMORY} MiB or more: write the number of MiB, as 768")),
+    }
+}
+
+/// In hundredths.
+fn cpus(text: &str) -> Result<u32, String> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|octet| octet.is_ascii_digit());
+    let hundredths = format!("{whole}{part:0<2}");
+    match hundredths.parse::<u32>() {
+        Ok(hundredths @ 1..=25_500) if digits(whole) && digits(part) && part.len() <= 2 => Ok(hundredths),
+        _ => Err("write how many processors a node has, 255 at the most, as 2 or 0.25".to_owned()),
     }
 }
 
@@ -130,6 +141,12 @@ pub(crate) fn run(common: &Common, command: &Command) -> Outcome {
 }
 
 fn up_and_tell(lab: &Lab, common: &Common, up: &Up) -> Outcome {
+    if up.kind == Kind::Vm && up.cpus.iter().any(|hundredths| hundredths % 100 != 0) {
+        eprintln!(
+            "error: a virtual machine has whole processors: with --kind namespace a node has parts of one"
+        );
+        return Err(Failure::DoesNotHold);
+    }
     let machines = lab::up(
         lab,
         &lab::UpOptions {
@@ -140,7 +157,7 @@ fn up_and_tell(lab: &Lab, common: &Common, up: &Up) -> Outcome {
             unknown: up.unknown.into(),
             firmware: up.firmware.clone(),
             memory: up.memory,
-            cpus: up.cpus,
+            cpus: up.cpus.clone(),
         },
     )?;
     let state =

@@ -139,6 +139,7 @@ impl Master {
             address: None,
             agents_port: 0,
             trusted: false,
+            speed: None,
             share: tesela_runtime::balance::Share::Always,
             peers: PathBuf::new(),
         }

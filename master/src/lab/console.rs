@@ -19,7 +19,7 @@ const ESCAPE: u8 = 0x1d;
 pub fn attach(lab: &Lab, node: &str) -> Result<(), Error> {
     let record = Record::read(lab)?;
     let machine = record.machine(lab, node)?;
-    if let Hardware::Namespace(_) = machine.hardware {
+    if let Hardware::Namespace(..) = machine.hardware {
         return Err(Error::NoConsole { name: node.to_owned(), log: machine::log(lab, &machine.name) });
     }
     let directory = lab.machine_dir(&machine.name);

@@ -43,7 +43,8 @@ mod tests {
     fn machine(node: &str, last: u8) -> Machine {
         let mac = cluster::Mac([0x52, 0x54, 0, 0, 0, last]);
         let (uuid, port) = (cluster::Uuid([1; 16]), String::new());
-        let hardware = Hardware::Namespace("10.0.0.2/24".parse().unwrap());
+        let hardware =
+            Hardware::Namespace("10.0.0.2/24".parse().unwrap(), crate::lab::node::Quota::default());
         Machine { name: node.into(), known: true, mac, uuid, port, hardware }
     }
 

@@ -84,7 +84,7 @@ pub enum Hardware {
     /// QEMU.
     Vm(Vm),
     /// Namespaces; its network's has this address from the beginning.
-    Namespace(Ipv4Net),
+    Namespace(Ipv4Net, #[serde(default)] node::Quota),
 }
 
 /// A virtual machine.
@@ -108,7 +108,7 @@ impl Machine {
         let on = Switch::take(&directory, &self.name)?;
         let mut command = match &self.hardware {
             Hardware::Vm(vm) => self.vm(lab, vm, &directory)?,
-            Hardware::Namespace(_) => node::first_program(lab, self)?,
+            Hardware::Namespace(..) => node::first_program(lab, self)?,
         };
         let program = PathBuf::from(command.get_program());
         logged(lab, &self.name, &mut command)?.stdin(on).spawn().map_err(Error::io("run", &program))
@@ -118,7 +118,7 @@ impl Machine {
     pub fn firmware(&self) -> &'static str {
         match &self.hardware {
             Hardware::Vm(vm) => vm.firmware.name(),
-            Hardware::Namespace(_) => "none",
+            Hardware::Namespace(..) => "none",
         }
     }
 

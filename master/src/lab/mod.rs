@@ -91,7 +91,12 @@ impl Lab {
         Namespace::named(&format!("{}{machine}", self.node_prefix()))
     }
 
-    /// No other lab's namespaces begin like this: their names go on with hexadecimal digits.
+    /// The name of a node's control groups.
+    fn node_group(&self, machine: &str) -> String {
+        format!("{}{machine}", self.node_prefix())
+    }
+
+    /// No other lab's namespaces and control groups begin like this: their names go on with hexadecimal digits.
     fn node_prefix(&self) -> String {
         format!("{}-node-", self.namespace_name())
     }
@@ -102,6 +107,7 @@ impl Lab {
         for namespace in Namespace::all(&self.node_prefix())? {
             found |= namespace.remove()?;
         }
+        found |= node::clear(&self.node_prefix())?;
         found |= self.other_namespace().remove()?;
         Ok(self.namespace().remove()? || found)
     }

@@ -14,17 +14,19 @@
 
 mod boot;
 mod init;
+mod quota;
 
 use std::process::Command;
 
 use ipnet::Ipv4Net;
 
-use super::machine::Machine;
+use super::machine::{Hardware, Machine};
 use super::up::own_program;
 use super::{Error, Lab};
 use crate::cluster::{Cluster, DhcpMode, Master, Node};
 
 pub use boot::{BootError, run};
+pub use quota::{Quota, clear};
 
 /// The namespaces beside the network's.
 const NAMESPACES: [&str; 8] =
@@ -58,8 +60,19 @@ pub fn plug_in(lab: &Lab, master: &Master, machine: &Machine, address: Ipv4Net) 
 
 /// What powers it on: it ends with the node's first program.
 pub fn first_program(lab: &Lab, machine: &Machine) -> Result<Command, Error> {
-    let mut command = lab.node_namespace(&machine.name).detached("unshare".as_ref());
-    command.args(NAMESPACES).arg(own_program()?);
+    let quota = match machine.hardware {
+        Hardware::Namespace(_, quota) => quota,
+        Hardware::Vm(_) => Quota::default(),
+    };
+    let groups = quota.make(&lab.node_group(&machine.name))?;
+    // It is in its groups before its namespace of groups begins with them.
+    let mut command = lab.node_namespace(&machine.name).detached("sh".as_ref());
+    command.args([
+        "-ec",
+        "until [ \"$1\" = -- ]; do echo $$ > \"$1\"; shift; done; shift; exec \"$@\"",
+        "sh",
+    ]);
+    command.args(groups).args(["--", "unshare"]).args(NAMESPACES).arg(own_program()?);
     // The lab's directory is in the one that `tesela` is given.
     command.arg("--state").arg(lab.state.parent().unwrap_or(&lab.state));
     command.args(["lab", "run-node", &machine.name]);

@@ -44,10 +44,10 @@ pub fn power(lab: &Lab, node: &str, power: Power) -> Result<(), Error> {
             Error::PoweredOn { .. } => Error::PoweredOn { name: node.to_owned() },
             other => other,
         }),
-        (Hardware::Namespace(_), _) if !is_on(lab, machine) => {
+        (Hardware::Namespace(..), _) if !is_on(lab, machine) => {
             Err(Error::PoweredOff { name: node.to_owned() })
         }
-        (Hardware::Namespace(_), Power::Off | Power::Reset) => {
+        (Hardware::Namespace(..), Power::Off | Power::Reset) => {
             lab.node_namespace(&machine.name).end_all(Signal::SIGKILL)?;
             if power == Power::Reset { machine.start(lab).map(|_child| ()) } else { Ok(()) }
         }

@@ -227,7 +227,7 @@ impl Board {
             if !row.arrived {
                 let log = match &row.machine.hardware {
                     Hardware::Vm(_) => lab.machine_dir(&row.machine.name).join("console.log"),
-                    Hardware::Namespace(_) => machine::log(lab, &row.machine.name),
+                    Hardware::Namespace(..) => machine::log(lab, &row.machine.name),
                 };
                 let _infallible = write!(text, " for {} s", row.since.elapsed().as_secs());
                 if let Some(failure) = &row.failure {

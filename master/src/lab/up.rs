@@ -20,6 +20,9 @@ use crate::web::client;
 const MASTER_START: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
+/// Memory of a virtual machine in MiB, unless said otherwise.
+pub const MEMORY: u32 = 768;
+
 /// What `up` is asked for.
 #[derive(Clone, Debug)]
 pub struct UpOptions {
@@ -35,10 +38,11 @@ pub struct UpOptions {
     pub unknown: usize,
     /// Firmware of virtual machines: node by node, and from the first again.
     pub firmware: Vec<Firmware>,
-    /// Memory of each in MiB.
-    pub memory: u32,
-    /// Processors of each.
-    pub cpus: u32,
+    /// Memory of each in MiB; none: [`MEMORY`] for a virtual machine, and all there is for another node.
+    pub memory: Option<u32>,
+    /// Processors of each in hundredths, node by node, and from the first again; empty: one for a virtual machine, and
+    /// all there are for another node.
+    pub cpus: Vec<u32>,
 }
 
 /// Brings a lab up and waits until all its nodes are members, and its unknown machines are seen; answers which
@@ -138,15 +142,18 @@ fn prepare(lab: &Lab, options: &UpOptions) -> Result<(Cluster, Vec<Machine>), Er
         .map(|[high, low]| Mac([0x52, 0x54, 0, 0x7e, high, low]))
         .filter(|mac| !taken.contains(mac));
     let mut machines = Vec::new();
+    let cpus = |index: usize| options.cpus.get(index.checked_rem(options.cpus.len())?).copied();
     let vm = |index: usize, accelerator| {
         let firmware = options.firmware[index % options.firmware.len()];
-        Hardware::Vm(Vm { accelerator, firmware, memory: options.memory, cpus: options.cpus })
+        let memory = options.memory.unwrap_or(MEMORY);
+        Hardware::Vm(Vm { accelerator, firmware, memory, cpus: cpus(index).unwrap_or(100) / 100 })
     };
+    let quota = |index: usize| node::Quota { cpus: cpus(index), memory: options.memory };
     for (index, node) in nodes.iter().take(options.nodes).enumerate() {
         let Some(mac) = node.mac.as_ref().map(|mac| mac.value).or_else(|| free.next()) else { break };
         let hardware = match accelerator {
             Some(accelerator) => vm(index, accelerator),
-            None => Hardware::Namespace(node::address(&given, node)?),
+            None => Hardware::Namespace(node::address(&given, node)?, quota(index)),
         };
         let uuid = node.uuid.as_ref().map_or_else(|| uuid_of(mac), |uuid| uuid.value);
         let port = format!("port{index}");
@@ -221,7 +228,7 @@ fn start(
     let taps: Vec<String> = vms.map(|machine| machine.port.clone()).collect();
     namespace.create(&cluster.master.interface, cluster.master.address, &taps)?;
     for machine in &record.machines {
-        if let Hardware::Namespace(address) = machine.hardware {
+        if let Hardware::Namespace(address, _) = machine.hardware {
             node::plug_in(lab, &cluster.master, machine, address)?;
         }
     }

@@ -87,6 +87,7 @@ fn begin(site: &Site, keys: &Keys, directory: &Path) -> Result<bool, Problem> {
         agents_port: tesela_runtime::wire::AGENTS_PORT,
         // Whoever rules a node could do as root here what a process of root's from there does.
         trusted: false,
+        speed: None,
         share: Share::Always,
         peers: directory.join("peers.json"),
     };

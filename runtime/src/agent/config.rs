@@ -42,6 +42,9 @@ pub struct Config {
     /// Whether processes of root's from other nodes may run here.
     #[serde(default)]
     pub trusted: bool,
+    /// The speed of one of its processors; none: as it is measured.
+    #[serde(default)]
+    pub speed: Option<u32>,
     /// When this node shares its load.
     #[serde(default)]
     pub share: Share,

@@ -14,8 +14,10 @@
 //!
 //! [`report`] is the early word, by HTTP, that the node's init runs, and then its agent.
 
+mod balancer;
 mod config;
 mod facts;
+mod histories;
 mod idle;
 pub mod moves;
 mod notify;

@@ -75,6 +75,7 @@ mod tests {
             address: None,
             agents_port: 0,
             trusted: false,
+            speed: None,
             share: crate::balance::Share::Always,
             peers: "/nonexistent".into(),
         };

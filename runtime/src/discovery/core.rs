@@ -32,6 +32,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// About so many answer the hello of a newcomer, however many hear it.
 const ANSWERS: usize = 8;
+/// So many hear at once of a node that has room.
+const URGED: usize = 3;
 /// The longest word of foca's: with what is around it, it fits one frame of Ethernet.
 const SWIM_ROOM: usize = 1280;
 
@@ -223,6 +225,14 @@ impl<R: Rng + Clone> Core<R> {
         }
     }
 
+    /// Tells those that have most to do at once what this node has told last: it has room.
+    pub fn urge(&mut self, now: Duration) {
+        let busiest = self.vector.busiest(URGED + 1);
+        let to: Vec<Ipv4Addr> =
+            busiest.into_iter().filter(|it| *it != self.run.address).take(URGED).collect();
+        self.say_loads(now, &to);
+    }
+
     /// Nodes that are there as the master knows, for where multicast is dropped.
     pub fn seeds(&mut self, now: Duration, seeds: &[Ipv4Addr]) {
         self.seeds = seeds.iter().copied().filter(|seed| *seed != self.run.address).collect();
@@ -350,15 +360,13 @@ impl<R: Rng + Clone> Core<R> {
         let mut to: Vec<Ipv4Addr> = self.members.choose(&mut self.rng).copied().into_iter().collect();
         let alive = |recent: &Ipv4Addr| self.runs.get(recent).is_some_and(|(_, alive)| *alive);
         to.extend(self.recent.filter(|recent| !to.contains(recent) && alive(recent)));
-        if to.is_empty() {
-            return;
-        }
-        let mut entries = self.vector.latest(now, IN_MESSAGE);
-        if !entries.iter().any(|entry| entry.run.address == self.run.address) {
-            entries.pop();
-        }
+        self.say_loads(now, &to);
+    }
+
+    fn say_loads(&mut self, now: Duration, to: &[Ipv4Addr]) {
+        let entries = self.vector.latest(now, IN_MESSAGE);
         for address in to {
-            self.send(address, Content::Loads(entries.clone()));
+            self.send(*address, Content::Loads(entries.clone()));
         }
     }
 

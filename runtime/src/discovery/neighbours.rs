@@ -159,6 +159,12 @@ impl Neighbours {
         self.core().tell(self.start.elapsed(), load);
     }
 
+    /// Tells those that have most to do at once what this node has told last.
+    pub fn urge(&self) {
+        self.core().urge(self.start.elapsed());
+        self.changed.notify_one();
+    }
+
     /// Nodes that are there as the master knows.
     pub fn seeds(&self, seeds: &[Ipv4Addr]) {
         self.core().seeds(self.start.elapsed(), seeds);

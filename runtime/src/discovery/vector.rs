@@ -81,6 +81,14 @@ impl Vector {
         Some((known.load, now.saturating_sub(known.measured)))
     }
 
+    /// Those that have most to do, as far as is known.
+    pub fn busiest(&self, count: usize) -> Vec<Ipv4Addr> {
+        let mut all: Vec<(u32, Ipv4Addr)> =
+            self.known.iter().map(|(address, known)| (known.load.load, *address)).collect();
+        all.sort_unstable_by(|one, other| other.cmp(one));
+        all.into_iter().take(count).map(|(_, address)| address).collect()
+    }
+
     /// What was learnt most recently, latest first.
     pub fn latest(&self, now: Duration, count: usize) -> Vec<Entry> {
         let latest = self.order.values().rev().take(count);

@@ -89,6 +89,12 @@ pub fn text(path: impl AsRef<Path>) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
 }
 
+/// Its parent; `None`: it has ended.
+pub fn parent(pid: i32) -> Option<i32> {
+    let status = text(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+}
+
 /// Its mappings.
 ///
 /// # Errors

@@ -52,6 +52,8 @@ pub enum Request {
     Nodes {},
     /// How this node takes part, and how it measures.
     Settings {},
+    /// What moves and calls cost, as this node has measured.
+    Costs {},
     /// Change that, for as long as the node is up.
     Set(Change),
     /// What a process is like, for the choice of those that move.
@@ -244,6 +246,15 @@ pub enum Answer {
         own: NodeId,
         /// All, this one among them.
         nodes: Vec<Node>,
+    },
+    /// To [`Request::Costs`].
+    Costs {
+        /// What any move takes, in microseconds.
+        move_us: u64,
+        /// KiB that a move sends in a second.
+        kib_per_second: u64,
+        /// What a call that is made at home takes more, in microseconds.
+        call_us: u64,
     },
     /// To [`Request::Settings`] and [`Request::Set`].
     Settings(Settings),

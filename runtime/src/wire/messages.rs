@@ -170,6 +170,20 @@ pub struct Coming {
     pub name: String,
     /// It can do what only root can.
     pub privileged: bool,
+    /// Its node offers it by itself, to share its load; none: somebody wants it so.
+    #[serde(default)]
+    pub offer: Option<Offer>,
+}
+
+/// What a process has where it is, so that the other node can say whether it would have more there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// In thousandths of a standard processor.
+    pub has: u32,
+    /// The memory that it takes, in KiB.
+    pub memory: u64,
+    /// It goes for that.
+    pub ushered: bool,
 }
 
 impl Ask {

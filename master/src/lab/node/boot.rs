@@ -18,7 +18,7 @@ use tesela_runtime::wire::tls::Fingerprint;
 
 use super::init;
 use crate::cluster::Cluster;
-use crate::lab::machine::Machine;
+use crate::lab::machine::{Hardware, Machine};
 use crate::lab::record::Record;
 use crate::lab::up::parse;
 use crate::lab::{Error, Lab};
@@ -102,6 +102,9 @@ fn enter(lab: &Lab, cluster: &Cluster, machine: &Machine) -> Result<(), BootErro
     archive.set_overwrite(true);
     archive.unpack(&root).map_err(at(&root))?;
     mount_kernels(&root, &line)?;
+    if let Hardware::Namespace(_, quota) = machine.hardware {
+        quota.show(&root).map_err(at(&root))?;
+    }
     if let Some(keys) = keys.transpose()? {
         keys.store(&root.join("run/tesela")).map_err(EnrollError::Keys)?;
     }

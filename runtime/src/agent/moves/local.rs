@@ -106,6 +106,7 @@ async fn answer(moves: &Moves, caller: u32, request: &[u8]) -> Answer {
         Ok(Request::Settings {}) => moves.settings(),
         Ok(Request::Set(change)) => moves.set(caller, &change),
         Ok(Request::Hint { pid, hint }) => moves.hint(caller, pid, hint),
+        Ok(Request::Costs {}) => Ok(moves.balancer().told_costs()),
         Ok(Request::Nodes {}) => moves.nodes(),
         Err(error) => return Answer::Failed { reason: format!("not a request: {error}") },
     };

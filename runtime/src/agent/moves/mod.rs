@@ -34,12 +34,14 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
+use super::balancer::{self, Balancer};
 use super::{Config, ConfigError, Peer, sys};
 use crate::discovery::{Neighbours, NodeId};
 use crate::migrate;
+use crate::wire::Offer;
 use crate::wire::local::{Answer, Hint, Moved, Node, Shown};
 use follow::{Follower, Follows};
-use notes::Notes;
+pub use notes::{Fading, Hints, Notes};
 use process::Process;
 use side::{Ends, Kind, Outcome, Side};
 
@@ -184,6 +186,7 @@ pub struct Moves {
     follows: Arc<Follows>,
     /// Who else is there; none: this node has no key of the cluster's.
     neighbours: Option<Arc<Neighbours>>,
+    balancer: Balancer,
 }
 
 /// The two places where it listens.
@@ -213,7 +216,14 @@ impl Moves {
             .map_err(|source| ListenError { place: socket.display().to_string(), source })?;
         let (follows, followers) = Follows::new();
         let (moving, moved) = (Mutex::default(), Notify::new());
-        let moves = Self { config: path.to_owned(), moving, moved, follows, neighbours };
+        let moves = Self {
+            config: path.to_owned(),
+            moving,
+            moved,
+            follows,
+            neighbours,
+            balancer: Balancer::default(),
+        };
         Ok((Arc::new(moves), Listeners { agents, users, followers }))
     }
 
@@ -227,7 +237,8 @@ impl Moves {
             }
         };
         let pool = super::pool::keep(Arc::clone(&self));
-        tokio::join!(agents, users, follow, pool);
+        let balance = balancer::keep(Arc::clone(&self));
+        tokio::join!(agents, users, follow, pool, balance);
     }
 
     pub(super) fn config(&self) -> Result<Config, ConfigError> {
@@ -236,6 +247,30 @@ impl Moves {
 
     /// Moves a process at the wish of this user, and says where it is then.
     async fn migrate(&self, caller: u32, pid: i32, to: &str) -> Result<Answer, MoveError> {
+        self.move_to(caller, pid, to, None).await
+    }
+
+    /// Moves a process to share the load, as its user could.
+    pub(super) async fn move_by_itself(
+        &self,
+        pid: i32,
+        to: Option<Ipv4Addr>,
+        offer: Offer,
+    ) -> Result<(), MoveError> {
+        let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+        let to = to.map_or_else(|| "home".to_owned(), |address| address.to_string());
+        // Not one that has become root's meanwhile.
+        let user = process.uids[1].max(1);
+        self.move_to(user, pid, &to, Some(offer)).await.map(|_| ())
+    }
+
+    async fn move_to(
+        &self,
+        caller: u32,
+        pid: i32,
+        to: &str,
+        offer: Option<Offer>,
+    ) -> Result<Answer, MoveError> {
         let mut process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
         let pid = process.pid;
         process.may_be_moved_by(caller)?;
@@ -273,7 +308,8 @@ impl Moves {
         let node = match target {
             Some(peer) => {
                 let company = company(caller, pid, &notes)?;
-                self.send_off(&config, &peer, &process, &company).await?;
+                self.send_off(&config, &peer, &process, &company, offer).await?;
+                self.balancer.sent_off();
                 for process in std::iter::once(&process).chain(&company) {
                     if let Err(error) = notes.change(process.pid, |note| note.nmigs += 1) {
                         tracing::warn!(pid = process.pid, %error, "this move is not counted");
@@ -296,10 +332,11 @@ impl Moves {
         peer: &Peer,
         process: &Process,
         company: &[Process],
+        offer: Option<Offer>,
     ) -> Result<(), MoveError> {
         let (pid, node) = (process.pid, &peer.name);
         let address = peer.address.ok_or_else(|| MoveError::NoAddress { node: node.clone() })?;
-        let (socket, keys) = remote::send(config, node, address, process, company)
+        let (socket, keys) = remote::send(config, node, address, process, company, offer)
             .await
             .map_err(|source| MoveError::Peer { node: node.clone(), address, source })?;
         let ends = Ends { here: &config.node, there: node };
@@ -376,6 +413,30 @@ impl Moves {
         let mut nodes: Vec<Node> = neighbours.members().into_iter().chain([own]).map(node).collect();
         nodes.sort_unstable_by_key(|node| (node.id, node.address));
         Ok(Answer::Nodes { own: own.into(), nodes })
+    }
+
+    /// The others.
+    pub(super) fn neighbours(&self) -> Option<&Arc<Neighbours>> {
+        self.neighbours.as_ref()
+    }
+
+    /// What shares the load.
+    pub(super) fn balancer(&self) -> &Balancer {
+        &self.balancer
+    }
+
+    /// What is away from here by itself, with no other that its node keeps for this one.
+    pub(super) fn away(&self) -> Result<Vec<Moved>, MoveError> {
+        let processes = Process::all()?;
+        let sides = Side::all(&processes, &self.config()?.node);
+        let kept = |side: i32| processes.values().filter(|process| process.tracer == side).count();
+        let away = processes.values().filter_map(|process| {
+            let side = sides.get(&process.tracer).filter(|side| matches!(side.kind, Kind::Home(_)))?;
+            let (pid, node) = (process.pid, side.node.clone());
+            let alone = kept(side.pid) == 1 && !self.is_moving(pid);
+            alone.then(|| Moved { pid, node, uid: process.uids[1], name: process.name.clone() })
+        });
+        Ok(away.collect())
     }
 
     /// All that is away from here, or here from elsewhere, in the order of ids.

@@ -92,6 +92,24 @@ impl Notes {
         }
     }
 
+    /// What counts for a process: its own note, or the one of the nearest from which it descends that has one. How often
+    /// it was sent is its own.
+    pub fn inherited(&self, pid: i32) -> Note {
+        let mut at = pid;
+        loop {
+            let here = self.of(at).unwrap_or_default();
+            let parent = match look::parent(at) {
+                Some(parent) if parent > 1 && !self.has(at) => parent,
+                _ => return here,
+            };
+            at = parent;
+        }
+    }
+
+    fn has(&self, pid: i32) -> bool {
+        self.0.join(pid.to_string()).exists()
+    }
+
     /// Changes the note of a process, and forgets those of processes that have ended.
     ///
     /// # Errors

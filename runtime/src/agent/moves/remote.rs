@@ -26,7 +26,7 @@ use crate::agent::{Config, ConfigError};
 use crate::enroll::{KeyError, NodeKeys};
 use crate::migrate::link::Keys;
 use crate::wire::mutual::{self, Side};
-use crate::wire::{Ask, Coming, FrameError, FrameReader, GO, Reply, Want, frame};
+use crate::wire::{Ask, Coming, FrameError, FrameReader, GO, Offer, Reply, Want, frame};
 
 /// How long the other agent may take until both have agreed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -80,12 +80,13 @@ pub async fn send(
     address: Ipv4Addr,
     process: &Process,
     company: &[Process],
+    offer: Option<Offer>,
 ) -> Result<(std::net::TcpStream, Keys), PeerError> {
     let uid = process.uids[1];
     // Where several users share memory, whoever rules one of them there rules all.
     let privileged =
         process.privileged() || company.iter().any(|other| other.privileged() || other.uids[1] != uid);
-    let coming = Coming { pid: process.pid, uid, name: process.name.clone(), privileged };
+    let coming = Coming { pid: process.pid, uid, name: process.name.clone(), privileged, offer };
     let agreed = timeout(PATIENCE, async {
         let mut stream = ask(config, node, address, Want::TakeIn(coming)).await?;
         answered(&mut stream).await?;
@@ -196,7 +197,7 @@ async fn hear(
     let (identity, ca) = NodeKeys::identity(&config.keys)?;
     let mut stream = TlsAcceptor::from(mutual::answers(identity, ca)?).accept(socket).await?;
     let ask: Ask = FrameReader::new(&mut stream).next().await?.ok_or(FrameError::Truncated)?;
-    match admit(&config, &ask, certificate(&stream), from.ip())? {
+    match admit(moves, &config, &ask, certificate(&stream), from.ip())? {
         Ok(()) => Ok((config, ask, stream)),
         Err(reason) => Err(refuse(stream, reason).await?),
     }
@@ -291,6 +292,7 @@ fn certificate(stream: &server::TlsStream<TcpStream>) -> Option<&CertificateDer<
 
 /// Whether the wish is let; the reason why not is for whoever has asked.
 fn admit(
+    moves: &Moves,
     config: &Config,
     ask: &Ask,
     certificate: Option<&CertificateDer<'_>>,
@@ -321,6 +323,11 @@ fn admit(
             "processes that are root's or have capabilities run only on nodes that are `trusted` in cluster.yaml, \
              and {here} is not"
         )));
+    }
+    if let Some(offer) = &coming.offer
+        && let Err(why) = moves.balancer().consider(offer)
+    {
+        return Ok(Err(format!("{here} takes none by itself now: {why}")));
     }
     Ok(Ok(()))
 }
