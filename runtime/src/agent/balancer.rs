@@ -14,7 +14,7 @@ use super::Config;
 use super::histories::{Histories, Seen};
 use super::moves::{MoveError, Moves, Notes};
 use crate::balance::{self, Candidate, Costs, Move, Place, View, would_take};
-use crate::discovery::Neighbours;
+use crate::discovery::{Map, Neighbours};
 use crate::load::{Load, Measured, Meter, STANDARD_SPEED, Status, running_of, speed};
 use crate::wire::Offer;
 use crate::wire::local::{Answer, Moved, Settings};
@@ -144,6 +144,8 @@ struct Loop {
     moves: Arc<Moves>,
     neighbours: Arc<Neighbours>,
     config: (Config, Instant),
+    /// That was set by hand.
+    map: Option<Map>,
     measured_speed: u32,
     histories: Histories,
     /// What is away, and when it was looked at.
@@ -169,6 +171,7 @@ pub async fn keep(moves: Arc<Moves>) {
         moves,
         neighbours,
         config: (config, Instant::now()),
+        map: None,
         measured_speed: measured.unwrap_or(STANDARD_SPEED),
         histories: Histories::new(),
         away: (Vec::new(), None),
@@ -201,6 +204,7 @@ impl Loop {
             self.config = (self.moves.config()?, now);
         }
         let settings = self.config.0.settings()?;
+        self.map = self.config.0.map()?;
         let (speed, status) = (self.speed(&settings), status(&settings));
         self.tell(&measured, speed, status);
         {
@@ -257,7 +261,8 @@ impl Loop {
             let coming = state.under_way.iter().filter(|(_, to)| *to == Some(address)).count();
             Some(Place { running: running_of(&load) + counted(gone + coming), ..of_load(address, &load) })
         };
-        let others = self.neighbours.members().into_iter().filter_map(place).collect();
+        let mapped = |address: &Ipv4Addr| self.map.as_ref().is_none_or(|map| map.id_of(*address).is_some());
+        let others = self.neighbours.members().into_iter().filter(mapped).filter_map(place).collect();
         let mut home = state.own(self.neighbours.address()).unwrap_or(Place {
             address: self.neighbours.address(),
             speed: 1.0,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Peers;
 use crate::balance::Share;
+use crate::discovery::Map;
 use crate::wire::AGENTS_PORT;
 use crate::wire::local::{Change, Settings};
 
@@ -153,6 +154,37 @@ impl Config {
             _ if !settings.sharing => Some("its pool does not share now; `mosctl share` there lifts that"),
             _ => None,
         })
+    }
+
+    /// The map that was set by hand, until the node boots again; none: nodes are found by discovery.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn map(&self) -> io::Result<Option<Map>> {
+        match fs::read_to_string(self.kept().join("map")) {
+            Ok(text) => Map::parse(&text, |_| None).map(Some).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets it, or takes it away.
+    ///
+    /// # Errors
+    /// Those of writing it down.
+    pub fn set_map(&self, map: Option<&Map>) -> io::Result<()> {
+        let path = self.kept().join("map");
+        match map {
+            Some(map) => {
+                let new = self.kept().join("map.new");
+                fs::write(&new, map.to_string())?;
+                fs::rename(new, path)
+            }
+            None => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
     }
 
     /// The nodes of the cluster, as they are now.

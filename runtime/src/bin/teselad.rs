@@ -16,6 +16,7 @@ use nix::sys::signal::SigSet;
 use tesela_runtime::agent::moves::Moves;
 use tesela_runtime::agent::{self, Config};
 use tesela_runtime::discovery::Neighbours;
+use tesela_runtime::hpc;
 use tesela_runtime::migrate;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -130,7 +131,16 @@ fn member(config: &Config, path: &Path) -> std::io::Result<()> {
 /// Migration, for as long as the agent runs. Where it cannot be, the node is a member all the same.
 async fn moves(config: &Config, path: &Path, neighbours: Option<Arc<Neighbours>>) {
     match Moves::listen(config, path, neighbours).await {
-        Ok((moves, listeners)) => moves.serve(listeners).await,
+        Ok((moves, listeners)) => {
+            let _tree = match hpc::mount(config.socket()) {
+                Ok(tree) => Some(tree),
+                Err(error) => {
+                    tracing::warn!(%error, "there is no {}: is the kernel's module fuse there?", hpc::PLACE);
+                    None
+                }
+            };
+            moves.serve(listeners).await;
+        }
         Err(error) => {
             tracing::error!(%error, "no process can move from here or to here");
             std::future::pending().await

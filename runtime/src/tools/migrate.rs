@@ -123,7 +123,7 @@ fn table(away: &[Moved], guests: &[Moved]) -> String {
     let mut text = String::new();
     let rows = [("away", away), ("guest", guests)];
     let rows = rows.iter().flat_map(|(kind, rows)| rows.iter().map(move |row| (kind, row)));
-    for (kind, Moved { pid, node, uid, name }) in rows {
+    for (kind, Moved { pid, node, uid, name, .. }) in rows {
         // A String takes everything.
         let _written = write!(text, "\n{kind:<6} {node:<16} {pid:>8} {uid:>6} {name}");
     }
@@ -169,7 +169,7 @@ mod tests {
     fn places_and_lists_read_well() {
         assert_eq!(place(12, "n1", "n1"), "12: at home (n1)");
         assert_eq!(place(12, "n2", "n1"), "12: on n2, at home on n1");
-        let row = Moved { pid: 12, node: "n2".into(), uid: 1000, name: "gzip".into() };
+        let row = Moved { pid: 12, here: 12, node: "n2".into(), uid: 1000, name: "gzip".into() };
         let text = table(std::slice::from_ref(&row), &[]);
         assert_eq!(text.lines().nth(1), Some("away   n2                     12   1000 gzip"));
         assert!(table(&[], &[]).starts_with("nothing"));

@@ -5,6 +5,8 @@
 
 pub mod migrate;
 pub mod mosctl;
+pub mod mosrun;
+pub mod setpe;
 pub mod showmap;
 
 use std::io;
@@ -27,8 +29,22 @@ pub enum Ended {
 pub type Tool = fn(&[String]) -> Ended;
 
 /// All of them, by name.
-pub const TOOLS: &[(&str, Tool)] =
-    &[("migrate", migrate::run), ("mosctl", mosctl::run), ("showmap", showmap::run)];
+pub const TOOLS: &[(&str, Tool)] = &[
+    ("migrate", migrate::run),
+    ("mosctl", mosctl::run),
+    ("mosrun", mosrun::run),
+    ("omdiscd", setpe::omdiscd),
+    ("setpe", setpe::run),
+    ("showmap", showmap::run),
+    ("cpujob", mosrun::cpujob),
+    ("fastdecay", mosrun::fastdecay),
+    ("iojob", mosrun::iojob),
+    ("nodecay", mosrun::nodecay),
+    ("nomig", mosrun::nomig),
+    ("runhome", mosrun::runhome),
+    ("runon", mosrun::runon),
+    ("slowdecay", mosrun::slowdecay),
+];
 
 /// Asks the agent; what it does not do is the tool's end.
 fn ask(socket: &Path, request: &Request) -> Result<Answer, Ended> {

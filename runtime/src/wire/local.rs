@@ -15,7 +15,7 @@ use crate::load::Load;
 /// Where the agent listens on a node.
 pub const SOCKET: &str = "/run/tesela/agent.sock";
 /// The longest request, in octets.
-pub const MAX_REQUEST: usize = 4096;
+pub const MAX_REQUEST: usize = 32 * 1024;
 /// The longest answer: a list of many thousand processes.
 const MAX_ANSWER: u64 = 64 << 20;
 
@@ -50,10 +50,24 @@ pub enum Request {
     Expel {},
     /// The nodes that this one knows.
     Nodes {},
+    /// Something in the name of a user; only root can.
+    As {
+        /// The user's id.
+        uid: u32,
+        /// What he asks.
+        request: Box<Request>,
+    },
     /// How this node takes part, and how it measures.
     Settings {},
     /// What moves and calls cost, as this node has measured.
     Costs {},
+    /// The map that was set by hand.
+    Map {},
+    /// Set it, for as long as the node is up, or take it away.
+    SetMap {
+        /// As a file of openMosix has it; none: the others are found by discovery.
+        map: Option<String>,
+    },
     /// Change that, for as long as the node is up.
     Set(Change),
     /// What a process is like, for the choice of those that move.
@@ -217,7 +231,7 @@ pub struct Node {
 pub enum Answer {
     /// To [`Request::Show`].
     Shown(Shown),
-    /// To [`Request::Lock`] and [`Request::Hint`].
+    /// To [`Request::Lock`], [`Request::Hint`] and [`Request::SetMap`].
     Done {},
     /// To [`Request::Bring`] and [`Request::Expel`].
     Moved {
@@ -256,6 +270,11 @@ pub enum Answer {
         /// What a call that is made at home takes more, in microseconds.
         call_us: u64,
     },
+    /// To [`Request::Map`].
+    Map {
+        /// As a file of openMosix has it.
+        map: Option<String>,
+    },
     /// To [`Request::Settings`] and [`Request::Set`].
     Settings(Settings),
     /// It was not done.
@@ -290,6 +309,9 @@ pub struct Shown {
 pub struct Moved {
     /// Its id at home.
     pub pid: i32,
+    /// Its id on this node.
+    #[serde(default)]
+    pub here: i32,
     /// The other node: where it runs, or of a guest its home.
     pub node: String,
     /// Its user's id.

@@ -6,6 +6,7 @@ use super::process::Process;
 use super::side::{Kind, Side};
 use super::{MoveError, Moves, above, keeper, remote};
 use crate::agent::{Config, sys};
+use crate::discovery::Map;
 use crate::wire::local::{Answer, Change};
 
 impl Moves {
@@ -62,6 +63,24 @@ impl Moves {
     pub(super) fn set(&self, caller: u32, change: &Change) -> Result<Answer, MoveError> {
         only_root(caller, "change how a node takes part")?;
         Ok(Answer::Settings(self.config()?.set(change)?))
+    }
+
+    /// The map that was set by hand.
+    pub(super) fn map(&self) -> Result<Answer, MoveError> {
+        Ok(Answer::Map { map: self.config()?.map()?.map(|map| map.to_string()) })
+    }
+
+    /// Sets the map by hand, or takes it away.
+    pub(super) fn set_map(&self, caller: u32, map: Option<&str>) -> Result<Answer, MoveError> {
+        only_root(caller, "change how a node takes part")?;
+        let config = self.config()?;
+        let map = map.map(|text| Map::parse(text, |_| None)).transpose()?;
+        if let Some(map) = &map {
+            let own = self.neighbours().ok_or(MoveError::Alone)?.address();
+            map.id_of(own).ok_or(MoveError::NotInMap { address: own })?;
+        }
+        config.set_map(map.as_ref())?;
+        Ok(Answer::Done {})
     }
 
     /// Another node wants to be rid of a process of this one.

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::all::Done;
 use super::process::Process;
 use super::side::{Kind, Side};
-use super::{HOMECOMING, MoveError, Moves, may_recall, notes};
+use super::{By, HOMECOMING, MoveError, Moves, may_recall, notes};
 use crate::migrate::since_boot;
 
 /// How long it runs at home before it moves: what ends sooner costs more to move than to run.
@@ -158,7 +158,7 @@ impl Moves {
         if Side::away(&process, &here)?.is_some() {
             return Ok(());
         }
-        self.migrate(origin.mover, *pid, &origin.node).await?;
+        self.move_to(origin.mover, *pid, &origin.node, By::Program).await?;
         let processes = Process::all()?;
         let sides = Side::all(&processes, &here);
         let tick = notes::ticks(1)?;

@@ -12,8 +12,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
-use super::Moves;
 use super::places::Places;
+use super::{MoveError, Moves};
 use crate::wire::local::{Answer, MAX_REQUEST, Request, line};
 
 /// How long a user may take to ask, and to take the answer.
@@ -96,7 +96,11 @@ async fn say(mut stream: UnixStream, answer: &Answer) -> io::Result<()> {
 async fn answer(moves: &Moves, caller: u32, request: &[u8]) -> Answer {
     // Which processes became other programs before this was asked for is heard of first.
     yield_now().await;
-    let answered = match serde_json::from_slice(request) {
+    let (caller, request) = match serde_json::from_slice(request) {
+        Ok(Request::As { uid, request }) if caller == 0 => (uid, Ok(*request)),
+        request => (caller, request),
+    };
+    let answered = match request {
         Ok(Request::Migrate { pid, to }) => moves.migrate(caller, pid, &to).await,
         Ok(Request::Show { pid }) => moves.show(pid),
         Ok(Request::Lock { pid, locked }) => moves.lock(caller, pid, locked),
@@ -107,6 +111,9 @@ async fn answer(moves: &Moves, caller: u32, request: &[u8]) -> Answer {
         Ok(Request::Set(change)) => moves.set(caller, &change),
         Ok(Request::Hint { pid, hint }) => moves.hint(caller, pid, hint),
         Ok(Request::Costs {}) => Ok(moves.balancer().told_costs()),
+        Ok(Request::Map {}) => moves.map(),
+        Ok(Request::SetMap { map }) => moves.set_map(caller, map.as_deref()),
+        Ok(Request::As { .. }) => Err(MoveError::OnlyRoot { what: "ask in the name of another user" }),
         Ok(Request::Nodes {}) => moves.nodes(),
         Err(error) => return Answer::Failed { reason: format!("not a request: {error}") },
     };

@@ -36,7 +36,7 @@ use tokio::time::timeout;
 
 use super::balancer::{self, Balancer};
 use super::{Config, ConfigError, Peer, sys};
-use crate::discovery::{Neighbours, NodeId};
+use crate::discovery::{MapError, Neighbours, NodeId};
 use crate::migrate;
 use crate::wire::Offer;
 use crate::wire::local::{Answer, Hint, Moved, Node, Shown};
@@ -156,6 +156,15 @@ pub enum MoveError {
         /// Where it was.
         node: String,
     },
+    /// The caller's: his map. The words are openMosix's.
+    #[error("the supplied table is well-formatted, but my IP address ({address}) is not there!")]
+    NotInMap {
+        /// This node's own.
+        address: Ipv4Addr,
+    },
+    /// The caller's: his map.
+    #[error("the map: {0}")]
+    Map(#[from] MapError),
     /// Ours: no key.
     #[error("this node looks for no others: it has no key of the cluster's, or no address; its log says why")]
     Alone,
@@ -247,7 +256,7 @@ impl Moves {
 
     /// Moves a process at the wish of this user, and says where it is then.
     async fn migrate(&self, caller: u32, pid: i32, to: &str) -> Result<Answer, MoveError> {
-        self.move_to(caller, pid, to, None).await
+        self.move_to(caller, pid, to, By::User).await
     }
 
     /// Moves a process to share the load, as its user could.
@@ -261,16 +270,10 @@ impl Moves {
         let to = to.map_or_else(|| "home".to_owned(), |address| address.to_string());
         // Not one that has become root's meanwhile.
         let user = process.uids[1].max(1);
-        self.move_to(user, pid, &to, Some(offer)).await.map(|_| ())
+        self.move_to(user, pid, &to, By::Itself(offer)).await.map(|_| ())
     }
 
-    async fn move_to(
-        &self,
-        caller: u32,
-        pid: i32,
-        to: &str,
-        offer: Option<Offer>,
-    ) -> Result<Answer, MoveError> {
+    async fn move_to(&self, caller: u32, pid: i32, to: &str, by: By) -> Result<Answer, MoveError> {
         let mut process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
         let pid = process.pid;
         process.may_be_moved_by(caller)?;
@@ -283,14 +286,11 @@ impl Moves {
         }
         let target = match to {
             "home" => None,
-            word => {
-                let peer = config.peers()?.find(word).cloned();
-                Some(peer.ok_or_else(|| MoveError::NoNode { word: word.to_owned() })?)
-            }
+            word => Some(find(&config, word)?),
         };
         let target = target.filter(|peer| peer.name != config.node);
         let notes = Notes::below(config.kept());
-        if target.is_some() && notes.of(pid)?.locked {
+        if target.is_some() && !matches!(by, By::Program) && notes.inherited(pid).locked {
             return Err(MoveError::Stays { pid, reason: USER_LOCK.to_owned() });
         }
         self.follows.forget(pid);
@@ -308,7 +308,7 @@ impl Moves {
         let node = match target {
             Some(peer) => {
                 let company = company(caller, pid, &notes)?;
-                self.send_off(&config, &peer, &process, &company, offer).await?;
+                self.send_off(&config, &peer, &process, &company, by.offer()).await?;
                 self.balancer.sent_off();
                 for process in std::iter::once(&process).chain(&company) {
                     if let Err(error) = notes.change(process.pid, |note| note.nmigs += 1) {
@@ -359,9 +359,10 @@ impl Moves {
         let goto = self.moving().get(&pid).cloned();
         let away = Side::away(&process, here)?.filter(|_| goto.is_none());
         let guest = Side::guest(&process, here)?;
-        let note = Notes::below(config.kept()).of(pid)?;
+        let notes = Notes::below(config.kept());
+        let (note, locked) = (notes.of(pid)?, notes.inherited(pid).locked);
         let cantmove = match (&away, &guest) {
-            (None, None) => process.never().or(note.locked.then_some(USER_LOCK)).map_or_else(
+            (None, None) => process.never().or(locked.then_some(USER_LOCK)).map_or_else(
                 || migrate::company(Pid::from_raw(pid)).err().map(|reason| reason.to_string()),
                 |why| Some(why.to_owned()),
             ),
@@ -369,7 +370,7 @@ impl Moves {
         };
         let at = |side: Option<Side>| side.map_or_else(|| here.clone(), |side| side.node);
         let (place, home) = (at(away), at(guest));
-        Ok(Answer::Shown(Shown { pid, place, home, goto, nmigs: note.nmigs, lock: note.locked, cantmove }))
+        Ok(Answer::Shown(Shown { pid, place, home, goto, nmigs: note.nmigs, lock: locked, cantmove }))
     }
 
     /// Keeps a process at home, or no longer.
@@ -397,22 +398,28 @@ impl Moves {
     /// The nodes that are there, this one among them.
     fn nodes(&self) -> Result<Answer, MoveError> {
         let neighbours = self.neighbours.as_ref().ok_or(MoveError::Alone)?;
-        let peers = self.config()?.peers()?;
+        let config = self.config()?;
+        let (peers, map) = (config.peers()?, config.map()?);
         let own = neighbours.address();
         let node = |address: Ipv4Addr| {
             let told = neighbours.load_of(address);
-            Node {
-                id: NodeId::from(address),
+            let id = match &map {
+                Some(map) => map.id_of(address)?,
+                None => NodeId::from(address),
+            };
+            Some(Node {
+                id,
                 name: peers.at(address).map(|peer| peer.name.clone()),
                 address,
                 up: true,
                 age_ms: told.map(|(_, age)| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                 load: told.map(|(load, _)| load),
-            }
+            })
         };
-        let mut nodes: Vec<Node> = neighbours.members().into_iter().chain([own]).map(node).collect();
+        let mut nodes: Vec<Node> = neighbours.members().into_iter().chain([own]).filter_map(node).collect();
         nodes.sort_unstable_by_key(|node| (node.id, node.address));
-        Ok(Answer::Nodes { own: own.into(), nodes })
+        let own = nodes.iter().find(|node| node.address == own).map_or_else(|| own.into(), |node| node.id);
+        Ok(Answer::Nodes { own, nodes })
     }
 
     /// The others.
@@ -434,7 +441,7 @@ impl Moves {
             let side = sides.get(&process.tracer).filter(|side| matches!(side.kind, Kind::Home(_)))?;
             let (pid, node) = (process.pid, side.node.clone());
             let alone = kept(side.pid) == 1 && !self.is_moving(pid);
-            alone.then(|| Moved { pid, node, uid: process.uids[1], name: process.name.clone() })
+            alone.then(|| Moved { pid, here: pid, node, uid: process.uids[1], name: process.name.clone() })
         });
         Ok(away.collect())
     }
@@ -447,6 +454,7 @@ impl Moves {
         for process in processes.values() {
             let row = |pid, side: &Side| Moved {
                 pid,
+                here: process.pid,
                 node: side.node.clone(),
                 uid: process.uids[1],
                 name: process.name.clone(),
@@ -512,6 +520,40 @@ impl Moves {
     }
 }
 
+/// The node that is meant: with a map set by hand, one of it, by its number there.
+fn find(config: &Config, word: &str) -> Result<Peer, MoveError> {
+    let (peers, map) = (config.peers()?, config.map()?);
+    let by_number = map.as_ref().and_then(|map| map.address_of(word.parse().ok()?));
+    let peer = match by_number {
+        Some(address) => peers.at(address),
+        None => peers.find(word),
+    };
+    let mapped = |peer: &&Peer| {
+        map.as_ref().is_none_or(|map| peer.address.is_some_and(|address| map.id_of(address).is_some()))
+    };
+    peer.filter(mapped).cloned().ok_or_else(|| MoveError::NoNode { word: word.to_owned() })
+}
+
+/// By whom a process moves.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    /// Its user.
+    User,
+    /// Itself, to share the load.
+    Itself(Offer),
+    /// It has become another program where it was: that it is to stay there keeps it from nothing.
+    Program,
+}
+
+impl By {
+    fn offer(self) -> Option<Offer> {
+        match self {
+            Self::Itself(offer) => Some(offer),
+            Self::User | Self::Program => None,
+        }
+    }
+}
+
 /// For as long as it lives, nobody else moves the process.
 struct Moving<'a> {
     moves: &'a Moves,
@@ -548,7 +590,7 @@ fn company(caller: u32, pid: i32, notes: &Notes) -> Result<Vec<Process>, MoveErr
         let of = |reason: &str| stays(format!("shared: of process {other}, {reason}"));
         let process = Process::look(other)?.ok_or_else(|| of("ended"))?;
         process.may_be_moved_by(caller).map_err(|error| of(&error.to_string()))?;
-        if notes.of(other)?.locked {
+        if notes.inherited(other).locked {
             return Err(of(USER_LOCK));
         }
         company.push(process);

@@ -82,32 +82,33 @@ impl Notes {
     /// Those of reading it; the process has ended.
     pub fn of(&self, pid: i32) -> io::Result<Note> {
         let fresh = Note { started: started(pid)?, ..Note::default() };
+        Ok(self.own(pid, fresh.started)?.unwrap_or(fresh))
+    }
+
+    fn own(&self, pid: i32, started: u64) -> io::Result<Option<Note>> {
         match fs::read(self.0.join(pid.to_string())) {
             Ok(text) => {
                 let note: Note = serde_json::from_slice(&text)?;
-                Ok(if note.started == fresh.started { note } else { fresh })
+                Ok(Some(note).filter(|note| note.started == started))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(fresh),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// What counts for a process: its own note, or the one of the nearest from which it descends that has one. How often
-    /// it was sent is its own.
+    /// What is said of a process, of it or else of the nearest from which it descends. One of which nothing can be read is
+    /// as one of which nothing was said.
     pub fn inherited(&self, pid: i32) -> Note {
         let mut at = pid;
-        loop {
-            let here = self.of(at).unwrap_or_default();
-            let parent = match look::parent(at) {
-                Some(parent) if parent > 1 && !self.has(at) => parent,
-                _ => return here,
-            };
+        while at > 1 {
+            let Ok(started) = started(at) else { break };
+            if let Ok(Some(note)) = self.own(at, started) {
+                return note;
+            }
+            let Some(parent) = look::parent(at) else { break };
             at = parent;
         }
-    }
-
-    fn has(&self, pid: i32) -> bool {
-        self.0.join(pid.to_string()).exists()
+        Note::default()
     }
 
     /// Changes the note of a process, and forgets those of processes that have ended.
@@ -115,7 +116,12 @@ impl Notes {
     /// # Errors
     /// Those of reading and writing.
     pub fn change(&self, pid: i32, change: impl FnOnce(&mut Note)) -> io::Result<()> {
-        let mut note = self.of(pid)?;
+        let started_at = started(pid)?;
+        let mut note = match self.own(pid, started_at)? {
+            Some(note) => note,
+            // From now on it has one of its own, which begins with what was said of its parents.
+            None => Note { started: started_at, nmigs: 0, ..self.inherited(pid) },
+        };
         change(&mut note);
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         for entry in fs::read_dir(&self.0)? {
@@ -176,6 +182,15 @@ mod tests {
         fs::write(path(i32::MAX), r#"{"started": 7, "nmigs": 9, "locked": true}"#).unwrap();
         assert_eq!(notes.of(1).unwrap().nmigs, 0);
         assert!(notes.of(i32::MAX).is_err());
+        // Said of this one, it holds for what it starts, until something is said of that.
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        assert!(notes.inherited(pid).locked && !notes.of(pid).unwrap().locked);
+        notes.change(pid, |note| note.nmigs += 1).unwrap();
+        assert_eq!((notes.of(pid).unwrap().nmigs, notes.of(pid).unwrap().locked), (1, true));
+        notes.change(pid, |note| note.locked = false).unwrap();
+        assert!(!notes.inherited(pid).locked);
+        child.kill().and_then(|()| child.wait()).unwrap();
         notes.change(own, |note| note.locked = false).unwrap();
         assert!(!path(i32::MAX).exists() && path(1).exists());
     }
