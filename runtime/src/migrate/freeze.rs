@@ -1,5 +1,6 @@
 //! A process is stopped at home, and everything of it is read that travels.
 
+use std::collections::HashMap;
 use std::io;
 
 use nix::errno::Errno;
@@ -102,6 +103,35 @@ pub(super) struct Stopped {
     pub lines: Vec<Line>,
 }
 
+/// What takes a while to find out, and is found out while the processes still run.
+#[derive(Debug)]
+pub struct Ahead {
+    processor: String,
+    /// By process: ranges of its memory that have content.
+    content: HashMap<i32, Vec<(u64, u64)>>,
+}
+
+impl Ahead {
+    /// Looks at processes that are about to be stopped.
+    ///
+    /// # Errors
+    /// Those of /proc.
+    pub fn of(pids: impl IntoIterator<Item = Pid>) -> io::Result<Self> {
+        /// A shorter range is looked at again as quickly as it is left out.
+        const SHORTEST: u64 = 32 * PAGE;
+        let content = |pid: Pid| {
+            let mut lines = look::maps(pid)?;
+            lines.retain(|line| !line.is_special() && line.inode == 0);
+            let mut content = look::content(pid, &lines, &[])?;
+            content.retain(|(start, end)| end - start >= SHORTEST);
+            Ok::<_, io::Error>((pid.as_raw(), content))
+        };
+        // Of one that ends meanwhile there is nothing to find out.
+        let content = pids.into_iter().filter_map(|pid| content(pid).ok()).collect();
+        Ok(Self { processor: look::processor()?, content })
+    }
+}
+
 /// Whether the other node has consented to a process with these rights. A server makes processes all the time: one
 /// that has come to a group since is like any in it that has the same rights.
 fn is_agreed(agreed: &Agreed, pid: Pid, rights: &str) -> bool {
@@ -153,6 +183,7 @@ pub(super) fn read_process(
     process: &mut Stopped,
     (base, first_fd): (u64, u64),
     objects: &[Object],
+    ahead: &Ahead,
 ) -> Result<(Image, u64, [u64; 3]), FreezeError> {
     let Stopped { pid, threads, lines } = process;
     let pid = *pid;
@@ -173,8 +204,9 @@ pub(super) fn read_process(
     let auxv = std::fs::read(format!("/proc/{pid}/auxv"))?;
     let own = |line: &&Line| !line.is_special() && shared::part(line, objects).is_none();
     let own: Vec<Line> = lines.iter().filter(own).cloned().collect();
-    let content = look::content(pid, &own)?;
-    let (processor, hot) = (look::processor()?, hot(pid, &images, &own));
+    let known = ahead.content.get(&pid.as_raw()).map(Vec::as_slice).unwrap_or_default();
+    let content = look::content(pid, &own, known)?;
+    let hot = hot(pid, &images, &own);
     // From here on the process is changed, and put back where something fails.
     let masks: Vec<u64> = threads.iter().map(Tracee::quiet).collect::<Result<_, _>>()?;
     for (image, mask) in images.iter_mut().zip(masks) {
@@ -206,7 +238,7 @@ pub(super) fn read_process(
             .collect(),
         maps,
         vdso,
-        processor,
+        processor: ahead.processor.clone(),
         dispositions: process
             .dispositions
             .iter()

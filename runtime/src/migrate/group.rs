@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use tesela_shim::layout::{REGION, SLOT};
 
 use super::freeze::{
-    self, FreezeError, Frozen, Stopped, has_ended, held, movable, read_process, release, stop_process,
+    self, Ahead, FreezeError, Frozen, Stopped, has_ended, held, movable, read_process, release, stop_process,
 };
 use super::look::{self, Line};
 use super::shared::{self, Object};
@@ -58,15 +58,15 @@ pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
 
 /// Stops a process and those that it shares memory with, and reads them. Where it was `agreed` about, others do not
 /// go along: a process may have executed a program that belongs to someone else since, or be another one of the
-/// same id.
+/// same id. What is known `ahead` is not looked for again.
 ///
 /// # Errors
 /// [`FreezeError`]; the processes go on as they were.
-pub fn freeze(pid: Pid, agreed: Option<&Agreed>) -> Result<Group, FreezeError> {
+pub fn freeze(pid: Pid, agreed: Option<&Agreed>, ahead: &Ahead) -> Result<Group, FreezeError> {
     let mut stopped = Vec::new();
     let mut group = Group::default();
     match stop_group(pid, agreed, &mut stopped, &mut group.objects)
-        .and_then(|()| read_group(pid, &mut stopped, &mut group))
+        .and_then(|()| read_group(pid, &mut stopped, &mut group, ahead))
     {
         Ok(()) => Ok(group),
         Err(error) => {
@@ -111,7 +111,12 @@ fn stop_group(
 }
 
 /// Puts the region into each of them, at the same place in all, and reads them.
-fn read_group(first: Pid, stopped: &mut Vec<Stopped>, group: &mut Group) -> Result<(), FreezeError> {
+fn read_group(
+    first: Pid,
+    stopped: &mut Vec<Stopped>,
+    group: &mut Group,
+    ahead: &Ahead,
+) -> Result<(), FreezeError> {
     let mut lines: Vec<Line> = stopped.iter().flat_map(|process| process.lines.iter().cloned()).collect();
     lines.sort_by_key(|line| line.start);
     let base = look::free(&lines, REGION + (64 << 20), SLOT).ok_or(FreezeError::CantMove("no_room"))?;
@@ -129,7 +134,7 @@ fn read_group(first: Pid, stopped: &mut Vec<Stopped>, group: &mut Group) -> Resu
     }
     while !stopped.is_empty() {
         let pid = stopped[0].pid;
-        let read = read_process(&mut stopped[0], (base, first_fd), &group.objects);
+        let read = read_process(&mut stopped[0], (base, first_fd), &group.objects, ahead);
         let (image, entry, labels) = with(first, pid, read)?;
         let Stopped { threads, .. } = stopped.remove(0);
         group.members.push(Frozen { threads, image, entry, labels });

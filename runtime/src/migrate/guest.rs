@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -82,6 +82,8 @@ struct Body {
     lines: HashMap<i32, Line>,
     /// Where its pages come from, until all have come.
     pager: Option<Arc<Pager>>,
+    /// By which it is told to take what this node has in files; `None`: it has been.
+    fills: Option<mpsc::Sender<()>>,
     /// The number of the connection by which they do.
     page_link: u32,
     /// What home holds of its memory.
@@ -111,6 +113,7 @@ impl Body {
             threads: HashMap::new(),
             lines: HashMap::new(),
             pager: None,
+            fills: None,
             page_link: 0,
             known: Arc::default(),
             listens: None,
@@ -158,6 +161,8 @@ pub struct Guest {
     wanted: HashMap<Token, Wanted>,
     /// Connections by which the memory of bodies that are being built comes.
     page_links: HashMap<i32, (Sender, Receiver)>,
+    /// What this node's processor has ([`look::processor`]).
+    processor: String,
     /// The user whose processes this node has agreed to; `None`: any.
     agreed: Option<u32>,
     /// Something of it has run here: without a connection it is waited for its home.
@@ -190,6 +195,7 @@ impl Guest {
             files: Vec::new(),
             wanted: HashMap::new(),
             page_links: HashMap::new(),
+            processor: look::processor()?,
             agreed,
             begun: false,
         };
@@ -273,8 +279,12 @@ impl Guest {
             ToRemote::Resume => {
                 self.begun = true;
                 self.files.clear();
-                self.link.send(&ToHome::Resumed)?;
-                self.bodies.keys().try_for_each(|tgid| self.answer(*tgid, CONTROL_READY, None))
+                self.bodies.keys().try_for_each(|tgid| self.answer(*tgid, CONTROL_READY, None))?;
+                for gate in self.bodies.values_mut().filter_map(|body| body.fills.take()) {
+                    // The thread waits for it, unless there are no files.
+                    let _heard = gate.send(());
+                }
+                Ok(self.link.send(&ToHome::Resumed)?)
             }
             ToRemote::Child { parent, tid, slot, process, channel } => {
                 let made = self.child(parent, tid, slot, process, &channel);

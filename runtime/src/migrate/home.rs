@@ -27,7 +27,7 @@ use tesela_shim::layout;
 
 use super::bell::{Inbox, bell};
 use super::equal::Offers;
-use super::freeze::{self, FreezeError, Frozen};
+use super::freeze::{self, Ahead, FreezeError, Frozen};
 use super::group::{self, Agreed, Group};
 use super::image::{Channel, Image, ToHome, ToRemote, Token};
 use super::lasting::{self, Connection, Event, Lasting, PING};
@@ -234,8 +234,11 @@ impl Home {
         let there = SocketAddr::new(peer, port);
         let connector = Connector::start(there, bell)?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        let offers = offer(pid, agreed, &link, &inbox)?;
-        let Group { mut members, objects } = group::freeze(pid, agreed)?;
+        let all: BTreeSet<i32> =
+            agreed.into_iter().flat_map(Agreed::keys).copied().chain([pid.as_raw()]).collect();
+        let offers = offer(all.iter().copied().map(Pid::from_raw), &link, &inbox)?;
+        let ahead = Ahead::of(all.into_iter().map(Pid::from_raw))?;
+        let Group { mut members, objects } = group::freeze(pid, agreed, &ahead)?;
         // The blob is at the same place in all of them.
         let Some(first) = members.first() else { return Err(FreezeError::CantMove("ended").into()) };
         let mut home = Self {
@@ -327,7 +330,7 @@ impl Home {
             connections.push((self.connect(channel)?, *ours));
         }
         let pid = Pid::from_raw(frozen.image.tgid);
-        let memory = memory::Outgoing::begin(pid, &content, &equal, self.connect(&pages)?, page_keys)?;
+        let memory = memory::Outgoing::new(pid, &content, &equal, self.connect(&pages)?, page_keys)?;
         self.memory.insert(frozen.image.tgid, memory);
         let streams = connections.iter().map(|(stream, _)| stream.try_clone()).collect::<io::Result<_>>()?;
         self.hand_over(frozen, connections)?;
@@ -357,7 +360,9 @@ impl Home {
                 *at_work += 1;
             }
         }
-        Ok(self.link.send(&ToRemote::Resume)?)
+        self.link.send(&ToRemote::Resume)?;
+        self.memory.values_mut().for_each(memory::Outgoing::start);
+        Ok(())
     }
 
     /// Keeps the deputies until all are at home again or have ended. Writes [`AWAY`] once they run on the other node.
@@ -531,14 +536,11 @@ pub fn patience() -> Duration {
 
 /// Agrees with the other node on the files of processes that are about to move, which run meanwhile.
 fn offer(
-    pid: Pid,
-    agreed: Option<&Agreed>,
+    pids: impl IntoIterator<Item = Pid>,
     link: &Lasting<ToHome>,
     inbox: &Inbox<News>,
 ) -> Result<Offers, HomeError> {
-    let all: BTreeSet<i32> =
-        agreed.into_iter().flat_map(Agreed::keys).copied().chain([pid.as_raw()]).collect();
-    let mut offers = Offers::of(all.into_iter().map(Pid::from_raw));
+    let mut offers = Offers::of(pids);
     let named = offers.named();
     if named.is_empty() {
         return Ok(offers);

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::unistd::Pid;
 use sha2::{Digest as _, Sha256};
 
+use super::home::without;
 use super::image::Mapping;
 use super::sys;
 
@@ -331,16 +332,20 @@ fn begins(line: &str) -> Option<u64> {
     line.split_once('-').and_then(|(start, _)| u64::from_str_radix(start, 16).ok())
 }
 
-/// The ranges in `maps` whose pages have content of their own or of a file: what is outside is zero.
+/// The ranges in `maps` whose pages have content of their own or of a file: what is outside is zero. Where pages had
+/// content a moment ago, by `known`, it is not looked for again: it is as good as theirs if they have none any more.
 ///
 /// # Errors
 /// Those of /proc.
-pub fn content(pid: Pid, maps: &[Line]) -> io::Result<Vec<(u64, u64)>> {
+pub fn content(pid: Pid, maps: &[Line], known: &[(u64, u64)]) -> io::Result<Vec<(u64, u64)>> {
     /// Bits 63 and 62 of a pagemap entry: present, swapped.
     const THERE: u64 = 3 << 62;
     let mut pagemap = Pagemap::of(pid)?;
     let mut ranges = Vec::new();
-    let is_vast = |map: &Line| map.end - map.start >= VAST;
+    let of = |map: &Line| within(known, map.start, map.end);
+    let holes = |map: &Line| without(&[(map.start, map.end)], &of(map).collect::<Vec<_>>());
+    let octets = |ranges: &[(u64, u64)]| ranges.iter().map(|(start, end)| end - start).sum::<u64>();
+    let is_vast = |map: &Line| map.end - map.start >= VAST && octets(&holes(map)) >= VAST;
     let empty = if maps.iter().any(is_vast) { empty(pid)? } else { HashSet::new() };
     for map in maps {
         if map.inode != 0 {
@@ -348,10 +353,28 @@ pub fn content(pid: Pid, maps: &[Line]) -> io::Result<Vec<(u64, u64)>> {
             ranges.push((map.start, map.end));
         } else if !empty.contains(&map.start) {
             // A range lies in one mapping: nothing is put into place across two.
-            ranges.extend(pagemap.ranges(map.start, map.end, |entry| entry & THERE != 0)?);
+            let mut found: Vec<(u64, u64)> = of(map).collect();
+            for (start, end) in holes(map) {
+                found.extend(pagemap.ranges(start, end, |entry| entry & THERE != 0)?);
+            }
+            found.sort_unstable();
+            let first = ranges.len();
+            for (start, end) in found {
+                match ranges[first..].last_mut().filter(|last: &&mut (u64, u64)| last.1 == start) {
+                    Some(last) => last.1 = end,
+                    None => ranges.push((start, end)),
+                }
+            }
         }
     }
     Ok(ranges)
+}
+
+/// What of ranges in order is between these two.
+fn within(ranges: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+    let first = ranges.partition_point(|(_, to)| *to <= start);
+    let behind = ranges[first..].iter().take_while(move |(from, _)| *from < end);
+    behind.map(move |(from, to)| ((*from).max(start), (*to).min(end)))
 }
 
 /// The content of a special mapping.
@@ -413,7 +436,7 @@ mod tests {
         assert!(maps.iter().any(|line| line.is_special()));
         let here = &raw const maps as u64;
         let own: Vec<Line> = maps.iter().filter(|line| !line.is_special()).cloned().collect();
-        let of = |maps: &[Line]| content(Pid::this(), maps).unwrap();
+        let of = |maps: &[Line]| content(Pid::this(), maps, &[]).unwrap();
         let content = of(&own);
         assert!(content.iter().any(|(start, end)| (*start..*end).contains(&here)));
         let heap = own.iter().find(|line| line.name == "[heap]").unwrap();

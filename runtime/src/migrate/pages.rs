@@ -287,23 +287,27 @@ impl Pager {
     }
 
     /// Puts into place what this node has in files, on a thread of its own: what is wanted first, and otherwise all
-    /// in order, as what comes from home.
+    /// in order, as what comes from home. It begins when it is told so.
     ///
     /// # Errors
     /// No thread can be made.
-    pub fn fill(self: &Arc<Self>, tgid: i32, parts: Parts) -> io::Result<()> {
+    pub fn fill(self: &Arc<Self>, tgid: i32, parts: Parts) -> io::Result<mpsc::Sender<()>> {
+        let (gate, waits) = mpsc::channel();
         if parts.is_empty() {
-            return Ok(());
+            return Ok(gate);
         }
         let (tell, wanted) = mpsc::channel();
         *self.wants() = Some(tell);
         let pager = Arc::clone(self);
         thread::Builder::new().name("files".into()).spawn(move || {
-            if let Err(error) = pager.fill_from(&parts, &wanted) {
+            // A body that is never told to go on needs nothing.
+            if waits.recv().is_ok()
+                && let Err(error) = pager.fill_from(&parts, &wanted)
+            {
                 tracing::debug!(tgid, %error, "its files are not needed any more");
             }
         })?;
-        Ok(())
+        Ok(gate)
     }
 
     fn fill_from(&self, parts: &Parts, wanted: &mpsc::Receiver<u64>) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! A body is built from an image.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
@@ -67,12 +67,9 @@ impl Guest {
         if self.agreed.is_some_and(|agreed| agreed != image.uid) {
             return Err(refused(format!("it is user {}'s, and that was not agreed", image.uid)));
         }
-        let here = look::processor()?;
-        let lacks: Vec<&str> = image
-            .processor
-            .split_ascii_whitespace()
-            .filter(|flag| !here.split_ascii_whitespace().any(|own| own == *flag))
-            .collect();
+        let here: HashSet<&str> = self.processor.split_ascii_whitespace().collect();
+        let lacks: Vec<&str> =
+            image.processor.split_ascii_whitespace().filter(|flag| !here.contains(flag)).collect();
         if !lacks.is_empty() {
             return Err(refused(format!("the processor there lacks {}", lacks.join(" "))));
         }
@@ -150,7 +147,7 @@ impl Guest {
         for (address, content) in &image.hot {
             pager.put(*address, content)?;
         }
-        pager.fill(tgid, parts)?;
+        body.fills = Some(pager.fill(tgid, parts)?);
         let (stop, stopped) = control_pair()?;
         let faults = Arc::clone(&pager);
         std::thread::Builder::new().name("faults".into()).spawn(move || {

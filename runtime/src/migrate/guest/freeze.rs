@@ -296,7 +296,7 @@ fn read(
     marks[5] = break_of(freezing)?.unwrap_or(marks[5]);
     Ok(Image {
         tgid,
-        content: look::content(pid, &private)?,
+        content: look::content(pid, &private, &[])?,
         maps: lines.iter().flat_map(|line| split(shared::mapping(line, objects), copies)).collect(),
         marks,
         dispositions: process

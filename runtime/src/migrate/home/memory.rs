@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use nix::unistd::Pid;
@@ -18,6 +18,8 @@ use crate::migrate::pages::{Source, hold_back};
 /// A thread that sends it.
 #[derive(Debug)]
 pub struct Outgoing {
+    /// Opens the gate before which it waits; `None`: it is open.
+    gate: Option<mpsc::Sender<()>>,
     line: Arc<Line>,
     thread: JoinHandle<Source>,
 }
@@ -36,11 +38,12 @@ impl Line {
 }
 
 impl Outgoing {
-    /// Begins to send the memory of a process that stands still, but for what the other node has in `equal` files.
+    /// The memory of a process that stands still, but for what the other node has in `equal` files. It is sent once
+    /// [`Outgoing::start`] says so.
     ///
     /// # Errors
-    /// Those of the socket and of making threads.
-    pub fn begin(
+    /// No thread can be made.
+    pub fn new(
         pid: Pid,
         content: &[(u64, u64)],
         equal: &[Equal],
@@ -50,20 +53,33 @@ impl Outgoing {
         let mut source = Source::new(pid, content, None).without(equal);
         let line = Arc::new(Line::default());
         let own = Arc::clone(&line);
+        let (gate, waits) = mpsc::channel();
         let thread = thread::Builder::new().name("pages".into()).spawn(move || {
-            if let Err(error) = serve(&own, &mut source, stream, keys) {
+            // Whoever gives the move up opens nothing.
+            if waits.recv().is_ok()
+                && let Err(error) = serve(&own, &mut source, stream, keys)
+            {
                 tracing::debug!(%pid, %error, "no more pages are asked for");
             }
             source
         })?;
-        Ok(Self { line, thread })
+        Ok(Self { gate: Some(gate), line, thread })
+    }
+
+    /// Begins to send. Before that nothing competes for the processors with those who build the body.
+    pub fn start(&mut self) {
+        if let Some(gate) = self.gate.take() {
+            // The thread waits for it.
+            let _heard = gate.send(());
+        }
     }
 
     /// Goes on by another connection, behind the records that have come by those before.
     ///
     /// # Errors
     /// No thread can be made.
-    pub fn go_on(self, received: u64, there: SocketAddr, channel: Channel) -> io::Result<Option<Self>> {
+    pub fn go_on(mut self, received: u64, there: SocketAddr, channel: Channel) -> io::Result<Option<Self>> {
+        self.start();
         self.line.over.store(true, Ordering::SeqCst);
         if let Some(stream) = &*self.line.stream() {
             hang_up(stream);
@@ -90,7 +106,7 @@ impl Outgoing {
             }
             source
         })?;
-        Ok(Some(Self { line, thread }))
+        Ok(Some(Self { gate: None, line, thread }))
     }
 }
 
