@@ -136,6 +136,16 @@ impl Deputy {
         Self { tracee, tgid, slot, stopped: false, delivering: false, borrows: false, made_away: false, line }
     }
 
+    /// One that was stopped at home begins to answer its body's calls.
+    fn take_up(&mut self, tgid: i32, mask: u64, entry: u64, slot: u64) -> Result<(), HomeError> {
+        // What came while it was being stopped is delivered where it runs now.
+        freeze::requeue_held(&mut self.tracee, Pid::from_raw(tgid), slot)?;
+        sys::set_signal_mask(self.tracee.tid, mask)?;
+        self.tracee.enter(entry, slot + layout::SLOT - 64, layout::ENTER_RESIDENT, slot)?;
+        self.stopped = false;
+        Ok(())
+    }
+
     /// Lets it go on.
     fn go_on(&mut self) -> io::Result<()> {
         (self.stopped, self.delivering, self.line.asks) = (false, false, false);
@@ -171,6 +181,8 @@ pub struct Home {
     /// Its content is at home again.
     unshared: bool,
     deputies: HashMap<i32, Deputy>,
+    /// Processes whose deputies are still being given their channels.
+    adoptions: HashMap<i32, wires::Adoption>,
     /// Threads that the kernel has told of before their maker did.
     early: HashMap<i32, Tracee>,
     /// One of them has come home.
@@ -253,6 +265,7 @@ impl Home {
             objects,
             unshared: false,
             deputies: HashMap::new(),
+            adoptions: HashMap::new(),
             early: HashMap::new(),
             at_home: false,
             link,
@@ -266,22 +279,24 @@ impl Home {
             standing: BTreeSet::new(),
             on_their_way: VecDeque::new(),
         };
-        let mut at_work = 0;
         let left_out = members
             .iter_mut()
             .try_for_each(|frozen| offers.leave_out(&mut frozen.image))
             .map_err(HomeError::Io);
-        let built = left_out
-            .and_then(|()| home.share())
-            .and_then(|()| members.iter().map(|frozen| home.build(frozen, vdso)).collect());
-        let begun =
-            built.and_then(|streams: Vec<_>| home.begin(&mut members, &mut at_work).map(|()| streams));
-        match begun {
+        let built = left_out.and_then(|()| home.share()).and_then(|()| {
+            let streams = members.iter().map(|frozen| home.build(frozen, vdso));
+            let streams = streams.collect::<Result<Vec<_>, _>>()?;
+            home.link.send(&ToRemote::Resume)?;
+            Ok(streams)
+        });
+        match built {
             Ok(streams) => {
+                home.memory.values_mut().for_each(memory::Outgoing::start);
                 for (Frozen { threads, image, .. }, streams) in members.into_iter().zip(streams) {
                     let threads = threads.into_iter().zip(&image.threads).zip(streams);
                     for ((tracee, thread), stream) in threads {
-                        let deputy = Deputy::new(tracee, image.tgid, thread.slot, Some(stream));
+                        let mut deputy = Deputy::new(tracee, image.tgid, thread.slot, Some(stream));
+                        deputy.stopped = true;
                         home.deputies.insert(thread.tid, deputy);
                     }
                     home.departing.push(image);
@@ -291,10 +306,26 @@ impl Home {
             Err(error) => {
                 home.say_bye();
                 for frozen in members {
-                    at_work = abandon(frozen, at_work);
+                    home.abandon(frozen);
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Takes everything back that was done to a process: it goes on at home as if nothing had been asked. One that has
+    /// ended meanwhile keeps the others from nothing.
+    fn abandon(&mut self, frozen: Frozen) {
+        let tgid = frozen.image.tgid;
+        let adopted = match (self.adoptions.remove(&tgid), frozen.threads.first()) {
+            (Some(adoption), Some(leader)) => self.end_adoption(leader, leader.tid, 0, &adoption),
+            _ => Ok(()),
+        };
+        if let Err(error) = adopted {
+            tracing::debug!(tgid, %error, "what it was being given for its journey is of no use");
+        }
+        if let Err(error) = frozen.release() {
+            tracing::warn!(tgid, %error, "a process that did not leave cannot be let go");
         }
     }
 
@@ -332,8 +363,9 @@ impl Home {
         let pid = Pid::from_raw(frozen.image.tgid);
         let memory = memory::Outgoing::new(pid, &content, &equal, self.connect(&pages)?, page_keys)?;
         self.memory.insert(frozen.image.tgid, memory);
-        let streams = connections.iter().map(|(stream, _)| stream.try_clone()).collect::<io::Result<_>>()?;
-        self.hand_over(frozen, connections)?;
+        let adoption = self.hand_over(frozen, &connections)?;
+        self.adoptions.insert(frozen.image.tgid, adoption);
+        let streams = connections.into_iter().map(|(stream, _)| stream).collect();
         let until = Instant::now() + BUILD_PATIENCE;
         loop {
             match expect(&self.inbox, until)? {
@@ -347,21 +379,28 @@ impl Home {
         }
     }
 
-    /// The deputies take up their work, `at_work` of them so far, and the bodies are told to go on.
-    fn begin(&mut self, members: &mut [Frozen], at_work: &mut usize) -> Result<(), HomeError> {
-        for Frozen { threads, image, .. } in members {
-            for (thread, own) in threads.iter_mut().zip(&image.threads) {
-                let slot = layout::slot(self.base, own.slot.into());
-                // What came while it was being stopped is delivered where it runs then.
-                freeze::requeue_held(thread, Pid::from_raw(image.tgid), slot)?;
-                thread.bind()?;
-                sys::set_signal_mask(thread.tid, own.mask)?;
-                thread.enter(self.entry, slot + layout::SLOT - 64, layout::ENTER_RESIDENT, slot)?;
-                *at_work += 1;
+    /// The deputies take up their work, while their bodies run already: what these call waits for them.
+    fn take_up_work(&mut self) -> Result<(), HomeError> {
+        let mut failed = None;
+        for (tgid, adoption) in std::mem::take(&mut self.adoptions) {
+            let Some(deputy) = self.deputies.get(&tgid) else { continue };
+            match self.end_adoption(&deputy.tracee, deputy.tracee.tid, deputy.slot.into(), &adoption) {
+                Err(HomeError::Trace(TraceError::Ended)) => self.ended(tgid)?,
+                // All others stand still nevertheless.
+                Err(error) => failed = failed.or(Some(error)),
+                Ok(()) => {}
             }
         }
-        self.link.send(&ToRemote::Resume)?;
-        self.memory.values_mut().for_each(memory::Outgoing::start);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        for image in &self.departing {
+            for own in &image.threads {
+                let Some(deputy) = self.deputies.get_mut(&own.tid) else { continue };
+                let slot = layout::slot(self.base, own.slot.into());
+                events::or_gone(deputy.take_up(image.tgid, own.mask, self.entry, slot))?;
+            }
+        }
         Ok(())
     }
 
@@ -370,7 +409,7 @@ impl Home {
     /// # Errors
     /// [`HomeError::Stays`]: they have not run there, and go on at home. Others: those that are left have been ended.
     pub fn run(mut self) -> Result<Left, HomeError> {
-        let error = match self.serve() {
+        let error = match self.take_up_work().and_then(|()| self.serve()) {
             Ok(left) => {
                 self.part();
                 if !self.departing.is_empty() {
@@ -381,6 +420,9 @@ impl Home {
             Err(error) => error,
         };
         self.say_bye();
+        if !self.departing.is_empty() {
+            self.await_end_there(&error);
+        }
         match self.take_back() {
             Ok(true) => return Err(HomeError::Stays(Box::new(error))),
             Ok(false) => {}
@@ -413,6 +455,27 @@ impl Home {
                     let pid = self.pid;
                     tracing::debug!(%pid, %error, "the other node does not say that nothing is left");
                     return;
+                }
+            }
+        }
+    }
+
+    /// Waits until nothing that has left runs on the other node.
+    fn await_end_there(&self, error: &HomeError) {
+        // That is what these say.
+        if matches!(error, HomeError::Silent | HomeError::EndedThere(_)) {
+            return;
+        }
+        while self.link.unheard() <= patience() {
+            match expect(&self.inbox, Instant::now() + PING) {
+                Err(HomeError::Link(LinkError::Io(error)))
+                    if error.kind() == io::ErrorKind::UnexpectedEof =>
+                {
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(pid = %self.pid, %error, "the other node is not heard to end it")
                 }
             }
         }
@@ -588,21 +651,4 @@ pub fn block_signals() -> nix::Result<SigSet> {
     mask.add(Signal::SIGUSR2);
     mask.thread_block()?;
     Ok(mask)
-}
-
-/// Takes everything back that was done to a process: it goes on at home as if nothing had been asked. The
-/// first `at_work` of its threads wait for calls from away; returns how many of others' do. One that has ended
-/// meanwhile keeps the others from nothing.
-fn abandon(mut frozen: Frozen, at_work: usize) -> usize {
-    let (left, tgid) = (at_work.saturating_sub(frozen.threads.len()), frozen.image.tgid);
-    let mut stop = || {
-        frozen.threads.iter_mut().take(at_work).try_for_each(|thread| {
-            thread.stop()?;
-            thread.quiet().map(drop)
-        })
-    };
-    if let Err(error) = stop().and_then(|()| frozen.release()) {
-        tracing::warn!(tgid, %error, "a process that did not leave cannot be let go");
-    }
-    left
 }

@@ -85,7 +85,7 @@ impl Home {
         Ok((self.base..self.base + CODE).contains(&rip))
     }
 
-    fn ended(&mut self, tid: i32) -> Result<(), HomeError> {
+    pub(super) fn ended(&mut self, tid: i32) -> Result<(), HomeError> {
         self.early.remove(&tid);
         self.standing.remove(&tid);
         let Some(deputy) = self.deputies.remove(&tid) else { return Ok(()) };

@@ -12,7 +12,7 @@ use tesela_shim::seal::Direction;
 
 use super::connector::Wanted;
 use super::{Home, HomeError};
-use crate::migrate::freeze::{CHANNEL_ROOM, Frozen, empty_thread, octets, octets_mut};
+use crate::migrate::freeze::{CHANNEL_ROOM, FreezeError, Frozen, empty_thread, octets, octets_mut};
 use crate::migrate::image::{Channel, ToRemote};
 use crate::migrate::lasting::hang_up;
 use crate::migrate::link::Keys;
@@ -22,11 +22,27 @@ use crate::migrate::tracee::Tracee;
 /// Where in a slot the stack of what the agent has a deputy do begins, far below that of its loop.
 const STACK: u64 = layout::STACK_AT + (32 << 10);
 
+/// Connections on their way into a process.
+#[derive(Debug)]
+pub struct Adoption {
+    /// How many.
+    count: u64,
+    /// By which they are passed.
+    _socket: OwnedFd,
+    /// The process's limit of descriptors, which it has raised meanwhile.
+    limit: [u64; 2],
+}
+
 impl Home {
-    /// Gives stopped threads, in the order of their slots from 0 on, their connections.
-    pub(super) fn hand_over(&self, frozen: &Frozen, wires: Vec<(TcpStream, Keys)>) -> Result<(), HomeError> {
-        let Some(leader) = frozen.threads.first() else { return Ok(()) };
-        let count = wires.len();
+    /// Begins to give stopped threads, in the order of their slots from 0 on, their connections. From here on they die
+    /// with this program.
+    pub(super) fn hand_over(
+        &self,
+        frozen: &Frozen,
+        wires: &[(TcpStream, Keys)],
+    ) -> Result<Adoption, HomeError> {
+        let Some(leader) = frozen.threads.first() else { return Err(FreezeError::CantMove("ended").into()) };
+        frozen.threads.iter().try_for_each(Tracee::bind)?;
         for ((_, keys), image) in wires.iter().zip(&frozen.image.threads) {
             self.change_thread(leader.tid, image.slot.into(), |thread| {
                 (thread.send, thread.receive) = (Direction::new(keys.send), Direction::new(keys.receive));
@@ -34,9 +50,7 @@ impl Home {
             })?;
         }
         let streams: Vec<&TcpStream> = wires.iter().map(|(stream, _)| stream).collect();
-        self.adopt(leader, leader.tid, 0, &streams)?;
-        debug_assert_eq!(count, streams.len());
-        Ok(())
+        self.begin_adoption(leader, leader.tid, 0, &streams)
     }
 
     /// Passes connections into the process `pid` by way of a stopped thread of it: to the slots from `slot` on.
@@ -47,6 +61,19 @@ impl Home {
         slot: u64,
         streams: &[&TcpStream],
     ) -> Result<(), HomeError> {
+        let adoption = self.begin_adoption(thread, pid, slot, streams)?;
+        self.end_adoption(thread, pid, slot, &adoption)
+    }
+
+    /// The thread runs until [`Home::end_adoption`]: where a process has several of them, the kernel takes ten
+    /// milliseconds to make room for descriptors with such numbers.
+    fn begin_adoption(
+        &self,
+        thread: &Tracee,
+        pid: Pid,
+        slot: u64,
+        streams: &[&TcpStream],
+    ) -> Result<Adoption, HomeError> {
         let (theirs, ours) = self.socket_pair(thread, pid, slot)?;
         for stream in streams {
             pass(&ours, stream.as_raw_fd())?;
@@ -61,9 +88,20 @@ impl Home {
         let raised = [limit[0].max((self.first_fd + CHANNEL_ROOM).min(limit[1])), limit[1]];
         self.limit(thread, address, Some(raised))?;
         thread.enter(self.entry, address + STACK, layout::ENTER_ADOPT, address)?;
+        Ok(Adoption { count: streams.len() as u64, _socket: ours, limit })
+    }
+
+    /// Waits until they are there.
+    pub(super) fn end_adoption(
+        &self,
+        thread: &Tracee,
+        pid: Pid,
+        slot: u64,
+        adoption: &Adoption,
+    ) -> Result<(), HomeError> {
         thread.finished()?;
-        self.limit(thread, address, Some(limit))?;
-        for number in 0..streams.len() as u64 {
+        self.limit(thread, layout::slot(self.base, slot), Some(adoption.limit))?;
+        for number in 0..adoption.count {
             if self.thread(pid, slot + number)?.fd < 0 {
                 return Err(io::Error::other("the process has no room for its channels' descriptors").into());
             }
