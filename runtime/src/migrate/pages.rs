@@ -10,6 +10,7 @@
 //! What is sent ahead stands in the way of what is asked for, so little of it may be on its way
 //! ([`hold_back`]).
 
+mod pace;
 mod source;
 
 use std::io;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::equal::Parts;
@@ -29,6 +31,7 @@ use super::known::Known;
 use super::link::{LinkError, Receiver, Sender};
 use super::look::PAGE;
 use super::sys::Userfaultfd;
+pub use pace::aside;
 use source::Rest;
 pub use source::Source;
 
@@ -68,6 +71,8 @@ pub struct Pager {
     wants: Mutex<Option<mpsc::Sender<u64>>>,
     known: Arc<Known>,
     asks: Mutex<Asks>,
+    /// Told of each fault: those that put pages into place are waited for.
+    asked: EventFd,
     /// How many records have come.
     received: AtomicU64,
     /// All have.
@@ -165,14 +170,17 @@ impl Places {
 impl Pager {
     /// A pager for what has been registered with `userfaultfd`; `content`: what comes from home or is `in_files`, all
     /// else is zero. `known` hears of what has come.
+    ///
+    /// # Errors
+    /// Those of eventfd(2).
     pub fn new(
         userfaultfd: Userfaultfd,
         content: Vec<(u64, u64)>,
         in_files: Vec<(u64, u64)>,
         known: Arc<Known>,
         sender: Sender,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             userfaultfd,
             places: Mutex::default(),
             changed: Condvar::new(),
@@ -181,9 +189,10 @@ impl Pager {
             wants: Mutex::default(),
             known,
             asks: Mutex::new(Asks { sender, lacks: Vec::new(), taken: false }),
+            asked: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             received: AtomicU64::new(0),
             whole: AtomicBool::new(false),
-        })
+        }))
     }
 
     fn asks(&self) -> MutexGuard<'_, Asks> {
@@ -269,6 +278,10 @@ impl Pager {
     /// # Errors
     /// Those of the connection; the process is gone.
     pub fn receive(&self, receiver: &mut Receiver) -> Result<(), LinkError> {
+        pace::aside(self.asked.as_fd(), || self.receive_all(receiver))
+    }
+
+    fn receive_all(&self, receiver: &mut Receiver) -> Result<(), LinkError> {
         loop {
             let record = receiver.record()?;
             let address = address(record)?;
@@ -302,7 +315,7 @@ impl Pager {
         thread::Builder::new().name("files".into()).spawn(move || {
             // A body that is never told to go on needs nothing.
             if waits.recv().is_ok()
-                && let Err(error) = pager.fill_from(&parts, &wanted)
+                && let Err(error) = pace::aside(pager.asked.as_fd(), || pager.fill_from(&parts, &wanted))
             {
                 tracing::debug!(tgid, %error, "its files are not needed any more");
             }
@@ -440,6 +453,9 @@ impl Pager {
         const REMAP: u64 = 0x14;
         const REMOVE: u64 = 0x15;
         const UNMAP: u64 = 0x16;
+        // Before anything else, for they may have what is needed here. The counter would have to overflow for this to
+        // fail.
+        let _told = self.asked.write(1);
         match kind & 0xff {
             PAGEFAULT => {
                 let page = two & !(PAGE - 1);

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use tesela_shim::kernel::CloneArgs;
 
@@ -204,6 +205,22 @@ impl Userfaultfd {
     pub fn zero(&self, start: u64, length: u64) -> io::Result<()> {
         ioctl(&self.0, UFFDIO_ZEROPAGE, [start, length, 0, 0].as_mut_ptr())
     }
+}
+
+/// The thread's nice value.
+pub fn nice(tid: Pid) -> io::Result<i32> {
+    Errno::clear();
+    // SAFETY: no memory.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, tid.as_raw().cast_unsigned()) };
+    // -1 is one, too.
+    if nice == -1 && Errno::last_raw() != 0 { Err(io::Error::last_os_error()) } else { Ok(nice) }
+}
+
+/// Sets it.
+pub fn set_nice(tid: Pid, nice: i32) -> io::Result<()> {
+    // SAFETY: no memory.
+    let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, tid.as_raw().cast_unsigned(), nice) };
+    checked(set.into()).map(drop)
 }
 
 /// Lets a stopped thread go on with any signal, real-time ones included; 0: with none.

@@ -143,7 +143,8 @@ impl Guest {
         let parts = Parts::of(&image.equal, &self.files)
             .ok_or_else(|| io::Error::other("it shows a file that is not here"))?;
         let in_files = parts.ranges().collect();
-        let pager = Pager::new(userfaultfd, image.content.clone(), in_files, Arc::clone(&body.known), sender);
+        let pager =
+            Pager::new(userfaultfd, image.content.clone(), in_files, Arc::clone(&body.known), sender)?;
         for (address, content) in &image.hot {
             pager.put(*address, content)?;
         }

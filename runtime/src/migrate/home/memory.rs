@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -13,7 +14,7 @@ use crate::migrate::equal::Equal;
 use crate::migrate::image::Channel;
 use crate::migrate::lasting::hang_up;
 use crate::migrate::link::{self, Keys, LinkError};
-use crate::migrate::pages::{Source, hold_back};
+use crate::migrate::pages::{Source, aside, hold_back};
 
 /// A thread that sends it.
 #[derive(Debug)]
@@ -116,6 +117,7 @@ fn serve(line: &Line, source: &mut Source, stream: TcpStream, keys: Keys) -> Res
     if line.over.load(Ordering::SeqCst) {
         return Ok(());
     }
+    let asks = stream.try_clone()?;
     let (sender, receiver) = link::split(stream, keys)?;
-    source.serve(sender, receiver)
+    aside(asks.as_fd(), || source.serve(sender, receiver))
 }
