@@ -109,6 +109,8 @@ pub fn tour<'a>(lab: &Lab, tour: Tour<'_>, programs: impl IntoIterator<Item = &'
         "rm -rf /srv/programs && mkdir -p /srv/programs && tar -xf - -C /srv/programs && chmod -R a+rX /srv";
     let unpacked = lab.fed(HOME, unpack, &packed.stdout);
     assert!(unpacked.status.success(), "{}", String::from_utf8_lossy(&unpacked.stderr));
+    // They move when this says so, and not to share the load.
+    lab.said(HOME, "mosctl stay");
     let mut failed = Vec::new();
     for program in programs {
         if let Err(how) = on_tour(lab, tour, program) {

@@ -178,7 +178,7 @@ pub async fn keep(moves: Arc<Moves>) {
         idle: true,
     };
     it.moves.balancer().state().look = true;
-    let mut meter = Meter::new();
+    let mut meter = Meter::of_node();
     let mut ticks = interval(COUNT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_problem = String::new();
@@ -210,6 +210,9 @@ impl Loop {
         {
             let mut state = self.moves.balancer().state();
             (state.measured, state.speed, state.status) = (Some(measured), speed, status);
+        }
+        if settings.stay {
+            return Ok(());
         }
         let view = self.view(&settings, &measured, now);
         let short = view.home.free < view.home.memory / 10;
@@ -276,7 +279,7 @@ impl Loop {
         let [leaving, coming] = [true, false]
             .map(|away| counted(state.under_way.iter().filter(|(_, to)| to.is_some() == away).count()));
         home.running = (measured.mean - leaving + coming).max(0.0);
-        View { home, others, stay: settings.stay || settings.lstay || !settings.sharing }
+        View { home, others, stay: settings.lstay || !settings.sharing }
     }
 
     /// What is away, where something may be.

@@ -192,7 +192,8 @@ mod tests {
     fn what_was_used_fades() {
         let histories = Histories::new();
         let (decay, hints) = (Decay::default(), Hints::default());
-        let stat = Stat { ticks: (100.0 * histories.second) as u64, ..Stat::parse(STAT).unwrap() };
+        let histories = Histories { second: 100.0, ..histories };
+        let stat = Stat { ticks: 10_000, ..Stat::parse(STAT).unwrap() };
         let at = Instant::now();
         let (first, _) = histories.next(None, &stat, 1000, at, decay, &hints);
         assert!((39.9..40.1).contains(&first.used), "{first:?}");

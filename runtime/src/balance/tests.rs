@@ -144,7 +144,7 @@ proptest! {
         let stayed: Vec<Candidate> =
             candidates.iter().filter(|it| !pids.contains(&it.pid)).copied().collect();
         prop_assert_eq!(decide(&after, &stayed, &costs, 1000), []);
-        let gone: Vec<Candidate> = moves.iter().map(|it| Candidate { away: it.to, ..candidates[it.pid as usize - 1] }).collect();
+        let gone: Vec<Candidate> = moves.iter().map(|it| Candidate { away: it.to, ..candidates[usize::try_from(it.pid).unwrap() - 1] }).collect();
         prop_assert_eq!(decide(&after, &gone, &costs, 1000), []);
     }
 }

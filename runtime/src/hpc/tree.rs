@@ -394,10 +394,10 @@ impl<S: Source> Tree<S> {
                         change.share = Some(ByHand::No);
                     }
                     "bring" => {
-                        return flag(word)?.then(|| self.done(caller, Request::Bring {})).unwrap_or(Ok(()));
+                        return if flag(word)? { self.done(caller, Request::Bring {}) } else { Ok(()) };
                     }
                     "expel" => {
-                        return flag(word)?.then(|| self.done(caller, Request::Expel {})).unwrap_or(Ok(()));
+                        return if flag(word)? { self.done(caller, Request::Expel {}) } else { Ok(()) };
                     }
                     "config" => {
                         return self.done(caller, Request::SetMap { map: Some(text.to_owned()) });

@@ -83,7 +83,7 @@ pub struct Meter {
 
 impl Meter {
     /// Of this node.
-    pub fn new() -> Self {
+    pub fn of_node() -> Self {
         let namespace = fs::metadata("/proc/self/ns/pid").map(|it| std::os::unix::fs::MetadataExt::ino(&it));
         let online =
             std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_is_told_rises_at_once_and_what_is_used_here_falls_at_once() {
-        let mut meter = Meter::new();
+        let mut meter = Meter::of_node();
         let mut next = |running: u32| {
             (meter.sum, meter.counts) = (running * COUNTS, COUNTS - 1);
             // What runs here now is counted once more.
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(state(b"7 (a) b) R 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 3 0 9"), Some((b'R', 3)));
         assert_eq!(state(b"7 (x"), None);
         // At least this one runs, but it is the one that asks.
-        let measured = Meter::new().memory().unwrap();
+        let measured = Meter::of_node().memory().unwrap();
         assert!(measured.0 > 0 && measured.2 >= measured.0);
         running_by_kernel().unwrap();
         running_by_look().unwrap();
