@@ -24,7 +24,7 @@ fn config(directory: &Path) -> std::path::PathBuf {
     let path = directory.join("teselad.json");
     let text = serde_json::json!({
         "cluster": "aula", "node": "n1", "master": "127.0.0.1", "control_port": free_port(),
-        "http_port": free_port(), "keys": directory,
+        "http_port": free_port(), "keys": directory, "hpc": null,
     });
     std::fs::write(&path, text.to_string()).unwrap();
     path

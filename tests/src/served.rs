@@ -351,7 +351,7 @@ impl Machine<'_> {
         let directory = self.directory.path().join("keys");
         keys.store(&directory).unwrap();
         let config = json!({
-            "cluster": "t", "node": node, "master": MASTER, "control_port": control_port, "http_port": 80,
+            "cluster": "t", "node": node, "master": MASTER, "control_port": control_port, "http_port": 80, "hpc": null,
             "keys": directory,
         });
         let path = self.directory.path().join("teselad.json");

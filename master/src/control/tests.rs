@@ -135,6 +135,7 @@ impl Master {
             control_port: self.address.port(),
             http_port: 80,
             kept: None,
+            hpc: None,
             keys: keys.into(),
             address: None,
             agents_port: 0,

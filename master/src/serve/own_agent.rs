@@ -83,6 +83,7 @@ fn begin(site: &Site, keys: &Keys, directory: &Path) -> Result<bool, Problem> {
         http_port: master.http_port,
         keys: directory.to_owned(),
         kept: Some(beside.join(KEPT)),
+        hpc: Some(tesela_runtime::hpc::PLACE.into()),
         address: Some(address),
         agents_port: tesela_runtime::wire::AGENTS_PORT,
         // Whoever rules a node could do as root here what a process of root's from there does.

@@ -34,6 +34,9 @@ pub struct Config {
     /// The directory where the agent keeps its own files, in memory; none: that of the keys.
     #[serde(default)]
     pub kept: Option<PathBuf>,
+    /// Where openMosix's tree is shown ([`crate::hpc`]); none: nowhere.
+    #[serde(default = "Config::default_hpc")]
+    pub hpc: Option<PathBuf>,
     /// The node's own address, where it hears other agents; none: all that it has.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
@@ -89,6 +92,11 @@ impl Config {
 
     fn default_keys() -> PathBuf {
         PathBuf::from("/run/tesela")
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "as the field is")]
+    fn default_hpc() -> Option<PathBuf> {
+        Some(crate::hpc::PLACE.into())
     }
 
     fn default_agents_port() -> u16 {

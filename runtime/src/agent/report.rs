@@ -72,6 +72,7 @@ mod tests {
             http_port: listener.local_addr().unwrap().port(),
             keys: "/nonexistent".into(),
             kept: None,
+            hpc: None,
             address: None,
             agents_port: 0,
             trusted: false,

@@ -132,18 +132,27 @@ fn member(config: &Config, path: &Path) -> std::io::Result<()> {
 async fn moves(config: &Config, path: &Path, neighbours: Option<Arc<Neighbours>>) {
     match Moves::listen(config, path, neighbours).await {
         Ok((moves, listeners)) => {
-            let _tree = match hpc::mount(config.socket()) {
-                Ok(tree) => Some(tree),
-                Err(error) => {
-                    tracing::warn!(%error, "there is no {}: is the kernel's module fuse there?", hpc::PLACE);
-                    None
-                }
-            };
-            moves.serve(listeners).await;
+            tokio::join!(moves.serve(listeners), tree(config));
         }
         Err(error) => {
             tracing::error!(%error, "no process can move from here or to here");
             std::future::pending().await
+        }
+    }
+}
+
+/// Shows openMosix's tree for as long as the agent runs.
+async fn tree(config: &Config) {
+    let Some(place) = config.hpc.clone() else { return };
+    let (socket, shown) = (config.socket(), place.clone());
+    let mounted = tokio::task::spawn_blocking(move || hpc::mount(&shown, socket)).await;
+    match mounted.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        Ok(tree) => {
+            std::future::pending::<()>().await;
+            drop(tree);
+        }
+        Err(error) => {
+            tracing::warn!(%error, "there is no {}: is the kernel's module fuse there?", place.display());
         }
     }
 }

@@ -23,12 +23,11 @@ pub const PLACE: &str = "/hpc";
 /// Nothing is kept by the kernel: all of it may be another at the next look.
 const NOT_KEPT: Duration = Duration::ZERO;
 
-/// Mounts it, over what an agent before this one has left, for as long as what comes back lives. `socket` is the agent's.
+/// Mounts it there, over what an agent before this one has left, for as long as what comes back lives. `socket` is the agent's.
 ///
 /// # Errors
 /// Those of mount(2): there is no /dev/fuse, or the kernel has no FUSE.
-pub fn mount(socket: PathBuf) -> io::Result<BackgroundSession> {
-    let place = Path::new(PLACE);
+pub fn mount(place: &Path, socket: PathBuf) -> io::Result<BackgroundSession> {
     // EINVAL: nothing is mounted there.
     while umount2(place, MntFlags::MNT_DETACH).is_ok() {}
     fs::create_dir_all(place)?;

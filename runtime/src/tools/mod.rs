@@ -6,6 +6,7 @@
 pub mod migrate;
 pub mod mosctl;
 pub mod mosrun;
+pub mod mps;
 pub mod setpe;
 pub mod showmap;
 
@@ -33,6 +34,8 @@ pub const TOOLS: &[(&str, Tool)] = &[
     ("migrate", migrate::run),
     ("mosctl", mosctl::run),
     ("mosrun", mosrun::run),
+    ("mps", mps::run),
+    ("mtop", mps::top),
     ("omdiscd", setpe::omdiscd),
     ("setpe", setpe::run),
     ("showmap", showmap::run),
