@@ -537,12 +537,13 @@ fn what_becomes_another_program_moves_again() {
     is(&child, "n1");
     three.no_guests();
 
-    // Locked, it stays.
+    // Locked, it stays where it is, whatever it becomes.
     moves(&child, "n3");
+    goes_again(&child);
     one.done(USER, &["--lock", &child], "");
     assert_eq!(shell.says("anew"), child);
-    one.says(&format!("does not move again pid={child} error=process {child} stays at home: user_lock"));
-    is(&child, "n1");
+    goes_again(&child);
+    is(&child, "n3");
     one.done(USER, &["--unlock", &child], "");
 
     // Called home at once, it stays as well, however far it has come.
