@@ -64,9 +64,12 @@ fn without_a_master_it_goes_on_trying_and_ends_on_sigterm() {
     };
     let status = heard();
     assert!(status.starts_with("STATUS=no connection to the master 127.0.0.1"), "{status}");
-    let mut line = String::new();
-    BufReader::new(agent.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.contains("node.key"), "{line}");
+    // Without keys it looks for no others either, and says so first.
+    let mut lines = BufReader::new(agent.stderr.take().unwrap()).lines().map(Result::unwrap);
+    for key in ["cluster.key", "node.key"] {
+        let line = lines.next().unwrap();
+        assert!(line.contains(key), "{line}");
+    }
     kill(Pid::from_raw(agent.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(heard(), "STOPPING=1");
     assert!(agent.wait().unwrap().success());
