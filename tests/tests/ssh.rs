@@ -84,7 +84,7 @@ fn common(keys: &Keys, members: &[(&str, Ipv4Addr, Ipv4Addr)]) -> Value {
 
 /// Writes what the templates render for a node under `root`.
 fn render(root: &Path, name: &str, common: &Value) {
-    let node = json!({"name": name, "machine_id": "0".repeat(32), "dns": ["10.9.1.1"], "trusted": false});
+    let node = json!({"name": name, "machine_id": "0".repeat(32), "dns": ["10.9.1.1"], "trusted": false, "speed": null, "share": "\"always\""});
     for file in Templates::load(None, common).unwrap().root_of(&node).unwrap() {
         let path = root.join(&file.path[1..]);
         fs::DirBuilder::new().recursive(true).mode(0o755).create(path.parent().unwrap()).unwrap();
