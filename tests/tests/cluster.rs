@@ -100,6 +100,8 @@ fn a_process_moves_and_comes_home(lab: &Lab) {
         (output.status.code().unwrap(), String::from_utf8(text).unwrap().trim_end().to_owned())
     };
     adds(1, "1");
+    // It is not to come home by itself meanwhile.
+    lab.said("n1", "mosctl stay");
     for round in 0..2 {
         assert_eq!(migrate(&[&pid, "n2"]), (0, format!("{pid}: on n2, at home on n1")));
         adds(10, &(11 + 20 * round).to_string());
