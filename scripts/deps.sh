@@ -26,8 +26,10 @@ for package in "${packages[@]}"; do
     [ "$state" = installed ] || missing+=("$package")
 done
 
-cargo --version >/dev/null 2>&1 || {
-    echo "deps.sh: no cargo here: install Rust 1.95 or later from https://rustup.rs" >&2
+rust=$(cargo --version 2>/dev/null | cut -d ' ' -f 2 || true)
+printf '1.95\n%s\n' "$rust" | sort --version-sort --check=quiet || {
+    told=${rust:+cargo $rust is too old}
+    echo "deps.sh: ${told:-no cargo here}: install Rust 1.95 or later from https://rustup.rs" >&2
     exit 1
 }
 [ ${#missing[@]} -eq 0 ] && exit 0

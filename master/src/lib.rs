@@ -8,6 +8,7 @@ pub mod cli;
 pub mod cluster;
 pub mod control;
 pub mod dhcp;
+pub mod doctor;
 pub mod http;
 pub mod interfaces;
 pub mod inventory;

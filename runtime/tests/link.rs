@@ -18,6 +18,8 @@ use common::{Away, Cut, How, await_end, ends_within, enter, talks};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How long anything may take on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -401,6 +403,20 @@ fn a_process_that_may_have_begun_elsewhere_and_has_not_goes_on_at_home() {
     let mut away = Away::send_as(writer.program.id(), how);
     away.cut.take().unwrap().recv().unwrap();
     away.guest.kill().unwrap();
+    assert!(!away.arrived(), "it says why it stays");
+    writer.goes_on();
+    assert_eq!(await_end(&mut away.home, "home").code(), Some(1));
+    writer.ends();
+}
+
+/// The body stands ready, and somebody ends it, as the kernel does where memory runs out.
+#[test]
+fn a_process_whose_body_ends_before_it_could_run_goes_on_at_home() {
+    let writer = Writer::start();
+    let mut away = Away::send_as(writer.program.id(), How { cut: Some(Cut::Resume), ..How::default() });
+    away.cut.take().unwrap().recv().unwrap();
+    let [body] = away.bodies()[..] else { panic!("{:?}", away.bodies()) };
+    kill(Pid::from_raw(body), Signal::SIGKILL).unwrap();
     assert!(!away.arrived(), "it says why it stays");
     writer.goes_on();
     assert_eq!(await_end(&mut away.home, "home").code(), Some(1));

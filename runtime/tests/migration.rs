@@ -10,11 +10,14 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::Duration;
 
-use common::{Away, How, await_end, ends_within, pid_of, start, talks};
+use common::{Away, How, await_end, ends_within, pid_of, start, stat, talks};
 use nix::sys::signal::{Signal, kill};
+
+/// How long a process may take to end that is about to.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// Runs a script unmoved, and then so that it is away, at home, away and so on, `trips` times, as long as it
 /// lasts. Output and exit status have to be the same.
@@ -43,14 +46,19 @@ fn moves_once(name: &str, script: &str, trips: usize, begun: impl FnOnce(&mut Fi
         let _ended_there = arrived && ends_within(&program, Duration::from_millis(100));
         let (home, _) = away.recall();
         made += usize::from(arrived);
-        // It may have ended on the way, and only then does a side fail.
-        assert!(home.success() || program.try_wait().unwrap().is_some(), "{name}: move {made}: {home}");
+        // It may be ending, and only then does a side fail.
+        assert!(home.success() || ends_within(&program, ENDING), "{name}: move {made}: {home}");
     }
     let status = await_end(&mut program, name);
     assert_eq!(status, expected, "{name}, after {made} moves");
     assert!(made > 0, "{name} has ended before it could move");
-    let same = std::fs::read(&unmoved).unwrap() == std::fs::read(&moved).unwrap();
-    assert!(same, "{name}: another output after {made} moves");
+    let [wanted, said] = [&unmoved, &moved].map(|output| std::fs::read(output).unwrap());
+    let at = wanted.iter().zip(&said).take_while(|(one, other)| one == other).count();
+    let lengths = (said.len(), wanted.len());
+    assert!(
+        said == wanted,
+        "{name}, after {made} moves: another output from octet {at} on, {lengths:?} octets"
+    );
     eprintln!("{name}: {made} moves");
 }
 
@@ -61,6 +69,24 @@ fn programs_that_compute() {
     moves("awk", "exec awk 'BEGIN { for (i = 0; i < 6000000; i++) s += i * i % 7; print s }'", 3);
     moves("bc", "echo 'scale=1200; 4*a(1)' > sum; exec bc -l sum", 3);
     moves("exit status", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; exit 7", 3);
+}
+
+#[test]
+fn vector_registers_keep_what_they_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("vectors");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors.c");
+    // By what links Rust's own programs.
+    let built = Command::new("cc").args(["-O1", "-o"]).args([&program, &source]).status().unwrap();
+    assert!(built.success(), "{}", source.display());
+    moves("vectors", &format!("exec {} 600", program.display()), 12);
+}
+
+#[test]
+fn a_sleep_lasts_as_long_as_it_was_to() {
+    let script =
+        "exec perl -MTime::HiRes=time -e '$t = time; sleep 2; print time - $t < 1.99 ? q(short) : q(slept)'";
+    moves("sleep", script, 6);
 }
 
 #[test]
@@ -447,20 +473,25 @@ for _ in sys.stdin:
         change()
 ";
 
-/// What of a program's memory was sent and what was not, and whether it is right: it says the same as one that stays.
-fn octets_sent(other: Option<&Path>) -> [u64; 2] {
-    let mut programs = [(); 2].map(|()| talks(SHOWS, Path::new("/")));
+/// Has two programs say their next line, which has to be the same; they end with this.
+fn same(programs: &mut [Child; 2]) -> impl FnMut() + use<> {
     let mut talk = programs.each_mut().map(|program| {
         let output = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
         (program.stdin.take().unwrap(), output)
     });
-    let mut same = || {
+    move || {
         let [one, other] = talk.each_mut().map(|(input, output)| {
             input.write_all(b"\n").unwrap();
             output.next().unwrap()
         });
         assert_eq!(one, other);
-    };
+    }
+}
+
+/// What of a program's memory was sent and what was not, and whether it is right: it says the same as one that stays.
+fn octets_sent(other: Option<&Path>) -> [u64; 2] {
+    let mut programs = [(); 2].map(|()| talks(SHOWS, Path::new("/")));
+    let mut same = same(&mut programs);
     same();
     let (reads, writes) = std::io::pipe().unwrap();
     let other = other.map(|other| (Path::new(LARGE), other));
@@ -472,7 +503,7 @@ fn octets_sent(other: Option<&Path>) -> [u64; 2] {
     let (home, guest) = away.recall();
     assert!(home.success() && guest.success(), "{home} {guest}");
     (0..3).for_each(|_| same());
-    drop(talk);
+    drop(same);
     programs.iter_mut().for_each(|program| assert!(await_end(program, "python").success()));
     ["octets=", "spared="].map(|key| {
         let value = line.split(key).nth(1).unwrap().split_whitespace().next();
@@ -514,6 +545,48 @@ fn files_that_both_nodes_have_do_not_travel() {
     std::fs::remove_file(kept(&about)).unwrap();
 }
 
+#[test]
+fn a_home_that_is_short_of_memory_keeps_none_of_what_is_away() {
+    let program = "
+import hashlib, sys
+page, shown = 4096, bytearray(b'tesela!.' * (6 << 20))
+for round, _ in enumerate(sys.stdin):
+    print(hashlib.sha256(shown).hexdigest(), flush=True)
+    for number in range(round, 12 << 10, 100):
+        shown[number * page:(number + 1) * page] = bytes(page) if number % 2 else b'change..' * 512
+";
+    let directory = tempfile::tempdir().unwrap();
+    let memory = directory.path().join("meminfo");
+    std::fs::write(&memory, "MemTotal: 1000000 kB\nMemFree: 1000 kB\nMemAvailable: 140000 kB\n").unwrap();
+    let mut programs = [(); 2].map(|()| talks(program, Path::new("/")));
+    let mut same = same(&mut programs);
+    (0..2).for_each(|_| same());
+    let (reads, writes) = std::io::pipe().unwrap();
+    let how = How { log: Some(writes.into()), memory: Some(&memory), ..How::default() };
+    let mut away = Away::send_as(programs[0].id(), how);
+    assert!(away.arrived());
+    same();
+    let mut log = BufReader::new(reads).lines().map(Result::unwrap);
+    let line = log.find(|line| line.contains("nothing is kept")).unwrap();
+    let octets = line.split("octets=").nth(1).unwrap().split_whitespace().next().unwrap();
+    assert!(octets.parse::<u64>().unwrap() >= 48 << 20, "{line}");
+    let sent = away.says();
+    let numbers: Vec<u64> =
+        sent.strip_prefix("sent: ").unwrap().split(' ').map(|number| number.parse().unwrap()).collect();
+    let [octets, took, round_trip] = numbers[..] else { panic!("{sent}") };
+    assert!(octets >= 48 << 20 && took > 1000 && (1..took).contains(&round_trip), "{sent}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", programs[0].id())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(resident < 2 << 10, "{resident} KiB are still there");
+    (0..3).for_each(|_| same());
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
+    (0..3).for_each(|_| same());
+    drop(same);
+    programs.iter_mut().for_each(|program| assert!(await_end(program, "python").success()));
+}
+
 /// A program that counts, and says so.
 fn counter(directory: &Path) -> Child {
     start(
@@ -530,6 +603,29 @@ fn signals_reach_the_process_where_it_is() {
     assert!(away.arrived());
     kill(pid_of(&program), Signal::SIGTERM).unwrap();
     assert_eq!(await_end(&mut program, "awk").signal(), Some(libc::SIGTERM), "its parent sees how it ended");
+    let (home, guest) = away.recall();
+    assert!(home.success() && guest.success(), "{home} {guest}");
+}
+
+#[test]
+fn a_body_is_as_nice_as_its_process() {
+    /// Of [`stat`].
+    const NICE: usize = 16;
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("out");
+    let mut program =
+        start("exec nice -n 7 awk 'BEGIN { print \"computes\"; fflush(); for (;;) i++ }'", &output);
+    // Before, it makes calls that take it home.
+    while std::fs::metadata(&output).unwrap().len() == 0 {
+        std::thread::yield_now();
+    }
+    let mut away = Away::send(program.id(), false);
+    assert!(away.arrived());
+    let bodies = away.bodies().into_iter().filter_map(stat);
+    let nice: Vec<String> = bodies.map(|(_, fields)| fields[NICE].clone()).collect();
+    assert_eq!(nice, ["7"]);
+    program.kill().unwrap();
+    await_end(&mut program, "awk");
     let (home, guest) = away.recall();
     assert!(home.success() && guest.success(), "{home} {guest}");
 }

@@ -1,5 +1,7 @@
 //! A DHCP server for tests and measurements: a fixed policy, the real engine, sockets and store.
 
+pub mod load;
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;

@@ -8,6 +8,7 @@ pub mod nfs;
 pub mod programs;
 pub mod ready;
 pub mod served;
+pub mod sim;
 pub mod tftp;
 
 /// A process that ends with its holder.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tesela::control::{Agents, Control, Member, Members, Metrics};
 use tesela::keys::{Keys, client_arguments};
 use tesela::render::{Content, Templates};
+use tesela_runtime::agent::Peer;
 use tesela_runtime::enroll::{Enrolment, enroll};
 use tesela_runtime::wire::{Heartbeat, Hello};
 use tesela_tests::netns::Namespace;
@@ -36,7 +37,17 @@ impl Members for Table {
 
     fn at(&self, address: Ipv4Addr) -> Option<Member> {
         let (name, _, own) = NODES.into_iter().find(|(_, to_master, _)| *to_master == address)?;
-        Some(Member { name: name.into(), names: vec![name.into(), format!("{name}.aula"), own.to_string()] })
+        let names = vec![name.into(), format!("{name}.aula"), own.to_string()];
+        Some(Member { name: name.into(), names, joins: false })
+    }
+    fn joining(&self, _: &str, _: Ipv4Addr) -> Option<Member> {
+        None
+    }
+    fn agent_config(&self, _: &str) -> Result<String, String> {
+        Err("nobody joins".into())
+    }
+    fn peers(&self, _: &str) -> Option<Vec<Peer>> {
+        None
     }
     fn enrolled(&self, _: &str) {}
     fn refused(&self, address: Ipv4Addr, _: Option<&str>, reason: &str) {

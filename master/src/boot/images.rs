@@ -31,6 +31,11 @@ const AGENT_PATH: &str = "/usr/lib/tesela/teselad";
 /// Where the tools' program is on a node; each tool is a link to it.
 const TOOLS_PATH: &str = "/usr/lib/tesela/tesela-tools";
 
+/// The manual pages of the tools, the tree and the agent (man(7)), each by its name and section: `mosctl.1`.
+#[derive(rust_embed::RustEmbed)]
+#[folder = "../packaging/man"]
+struct Manuals;
+
 impl NodePrograms {
     /// Finds them beside this program, where the Makefile puts them, or where the package does.
     pub fn find() -> Result<Self, NoProgram> {
@@ -85,7 +90,7 @@ pub fn spec(cluster: &Cluster, name: &str, programs: &NodePrograms, refresh: boo
     })
 }
 
-/// What an image gets from us: the agent, and the tools on everyone's PATH.
+/// What an image gets from us: the agent, the tools on everyone's PATH, and their manual pages.
 fn extra(programs: &NodePrograms) -> Vec<ExtraFile> {
     let program = |path: &str, from: &Path| ExtraFile {
         path: path.into(),
@@ -99,5 +104,55 @@ fn extra(programs: &NodePrograms) -> Vec<ExtraFile> {
     };
     let mut files = vec![program(AGENT_PATH, &programs.teselad), program(TOOLS_PATH, &programs.tools)];
     files.extend(TOOLS.iter().map(link));
+    files.extend(manuals().map(|(path, content)| ExtraFile {
+        path: format!("/usr/share/man/{path}"),
+        content: FileContent::Text(content),
+        mode: 0o644,
+    }));
     files
+}
+
+/// The manual pages, each with its path below a directory of such (`man1/mosctl.1`), in the order of names.
+pub fn manuals() -> impl Iterator<Item = (String, String)> {
+    Manuals::iter().filter_map(|name| {
+        let (_, section) = name.rsplit_once('.')?;
+        let content = Manuals::get(&name)?.data;
+        Some((format!("man{section}/{name}"), String::from_utf8_lossy(&content).into_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_the_tools_and_a_page_for_each() {
+        let program = |name: &str| PathBuf::from("/build").join(name);
+        let programs = NodePrograms {
+            stage1: program("stage1"),
+            teselad: program("teselad"),
+            tools: program("tesela-tools"),
+        };
+        let files = extra(&programs);
+        let at = |path: &str| files.iter().find(|file| file.path == path);
+        for (name, _) in TOOLS {
+            assert_eq!(
+                at(&format!("/usr/bin/{name}")).map(|file| &file.content),
+                Some(&FileContent::Link(TOOLS_PATH.into()))
+            );
+            assert!(at(&format!("/usr/share/man/man1/{name}.1")).is_some(), "{name}");
+        }
+        assert!(at("/usr/share/man/man5/hpc.5").is_some() && at("/usr/share/man/man8/teselad.8").is_some());
+        // A page that stands for another names it as man(1) looks for it.
+        for file in files.iter().filter(|file| file.path.starts_with("/usr/share/man/")) {
+            let FileContent::Text(text) = &file.content else { panic!("{file:?}") };
+            match text.strip_prefix(".so ") {
+                Some(other) => {
+                    let other = format!("/usr/share/man/{}", other.trim_end());
+                    assert!(at(&other).is_some(), "{}: {other}", file.path);
+                }
+                None => assert!(text.starts_with(".TH "), "{}", file.path),
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub mod firmware;
 mod forget;
 mod generation;
 mod images;
+mod join;
 mod rebase;
 mod site;
 #[cfg(test)]
@@ -17,11 +18,11 @@ pub use accept::{AcceptError, Acceptance, Acceptances, Passed, is_free};
 pub use files::{File, FileError, Request, neighbour};
 pub use forget::ForgetError;
 pub use generation::{Generation, adopted_name};
-pub use images::{NoProgram, NodePrograms, not_built, spec as image_spec};
+pub use images::{NoProgram, NodePrograms, manuals, not_built, spec as image_spec};
+pub use join::JoinError;
 pub use rebase::{Rebase, RebaseError, RebaseHow};
 pub use site::{ApplyError, Beginning, Paths, Roots, Site, Tokens, applied_path};
 
-/// TCP port of enrolment and of the agents' channel.
-pub const CONTROL_PORT: u16 = 7443;
+pub use tesela_runtime::wire::CONTROL_PORT;
 /// TCP port of NFS and MOUNT.
 pub const NFS_PORT: u16 = 2049;

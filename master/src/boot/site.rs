@@ -68,6 +68,8 @@ pub enum ApplyError {
 pub trait Tokens: Send + Sync {
     /// A token for this node; `address`: the one that it will enrol from, where that is sure.
     fn issue(&self, node: &str, address: Option<Ipv4Addr>) -> String;
+    /// A token for a machine that joins as this node.
+    fn issue_join(&self, node: &str) -> String;
     /// The node's loader has fetched a file: the token's life starts anew.
     fn fetched(&self, node: &str);
 }
@@ -104,7 +106,7 @@ pub struct Site {
     pub inventory: Arc<Inventory>,
     paths: Paths,
     keys: context::Keys,
-    tokens: Arc<dyn Tokens>,
+    pub(super) tokens: Arc<dyn Tokens>,
     roots: OnceLock<Arc<dyn Roots>>,
     current: ArcSwap<Generation>,
     /// Held by whoever makes the next generation.

@@ -16,6 +16,10 @@ impl Tokens for Noted {
         "token".into()
     }
 
+    fn issue_join(&self, _: &str) -> String {
+        "token".into()
+    }
+
     fn fetched(&self, node: &str) {
         self.0.lock().unwrap().push(node.to_owned());
     }

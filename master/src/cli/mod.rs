@@ -1,10 +1,12 @@
 //! The command line: one file a noun. It reads flags and prints; the work is done elsewhere.
 
 mod check;
+mod doctor;
 mod file;
 mod image;
 mod init;
 mod lab;
+mod man;
 mod node;
 mod plan;
 mod serve;
@@ -74,6 +76,15 @@ enum Command {
     Init(init::Init),
     /// Says whether a cluster.yaml holds, and all that is wrong with it.
     Check(check::Check),
+    /// Tests what keeps nodes from booting and from seeing each other, and says what is wrong, with the mend.
+    ///
+    /// A line for each check, and below what is not as it should be the mend. Exit status 0: nothing is wrong; 1:
+    /// something is. On a node, the tool `doctor` does the same.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Says what would change, node by node, and which nodes must reboot for it.
     Plan(plan::Plan),
     /// Virtual nodes that boot from this machine, in a private network.
@@ -114,6 +125,8 @@ enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+    /// Writes the manual pages, of this program and of the tools of a node.
+    Man(man::Man),
 }
 
 /// How a log is written.
@@ -154,6 +167,7 @@ pub fn run() -> ExitCode {
     let outcome: Outcome = match &cli.command {
         Command::Init(command) => init::run(common, command),
         Command::Check(command) => check::run(common, command),
+        Command::Doctor { json } => doctor::run(common, *json),
         Command::Plan(command) => plan::run(common, command),
         Command::Lab(command) => lab::run(common, command),
         Command::Serve { log } => serve::run(common, *log),
@@ -166,6 +180,7 @@ pub fn run() -> ExitCode {
             clap_complete::generate(*shell, &mut Cli::command(), "tesela", &mut std::io::stdout());
             Ok(())
         }
+        Command::Man(command) => man::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

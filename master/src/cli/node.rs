@@ -9,7 +9,7 @@ use crate::boot::{Rebase, RebaseHow};
 use crate::cluster::{Mac, NodeSet};
 use crate::inventory::{Event, Stage, Timestamp, Vitals};
 use crate::web::client;
-use crate::web::views::{Accept, Accepted, Forgotten, NodeDetail, NodeView};
+use crate::web::views::{Accept, Accepted, Forgotten, Joins, NodeDetail, NodeView};
 
 use super::{Common, Outcome, table};
 
@@ -63,6 +63,13 @@ pub(crate) enum Node {
         /// Although a node seems to run: its root is stale at once, and it has to boot again.
         #[arg(long)]
         force: bool,
+    },
+    /// Prints the command with which a machine joins that boots from its own disk: good once, for a quarter of an hour.
+    ///
+    /// Its node in cluster.yaml has a profile with `boot: disk`. The command runs on that machine, as root.
+    Token {
+        /// Which node.
+        node: String,
     },
     /// Forgets what was learnt of a node, and what it wrote if cluster.yaml has it no more; cluster.yaml
     /// stays as it is.
@@ -144,6 +151,11 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
         }
         Node::Rebase { nodes, dry_run, force } => {
             return rebase(socket, nodes, RebaseHow { only_look: *dry_run, force: *force });
+        }
+        Node::Token { node } => {
+            let target = format!("/v1/nodes/{}/token", client::escape(node));
+            let Joins { master, token } = client::post(socket, &target, &())?;
+            println!("teselad join {master} --token {token}");
         }
         Node::Forget { node } => {
             let target = format!("/v1/nodes/{}/forget", client::escape(node));
@@ -278,7 +290,8 @@ fn show(detail: &NodeDetail) {
     table::print(&HEAD, &[row(&detail.view)]);
     let state = detail.view.state.as_ref();
     if let Some((vitals, heard)) = state.and_then(|state| Some((state.vitals?, state.heard?))) {
-        let Vitals { load_hundredths: load, memory_available_kib, memory_total_kib, uptime_seconds } = vitals;
+        let Vitals { load_hundredths: load, memory_available_kib, memory_total_kib, uptime_seconds, .. } =
+            vitals;
         println!(
             "load {}.{:02}, {} of {} MiB of memory free, up for {} (heard {} ago)",
             load / 100,

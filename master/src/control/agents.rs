@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tesela_runtime::wire::{FrameReader, Refresh, ToMaster, ToNode, Welcome, frame};
+use tesela_runtime::agent::Peer;
+use tesela_runtime::wire::{FrameReader, PeersPart, Refresh, ToMaster, ToNode, Welcome, frame};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -176,8 +177,15 @@ pub(super) async fn conversation(
     let mut presence = Presence { control, node: member.name, number, reason };
     info!(node = presence.node, %address, kernel = hello.kernel, "member");
     control.members.joined(&presence.node, address, &hello);
-    let mut session =
-        Session { control, node: presence.node.clone(), address, write, pending: HashMap::new(), next_id: 0 };
+    let mut session = Session {
+        control,
+        node: presence.node.clone(),
+        address,
+        write,
+        pending: HashMap::new(),
+        next_id: 0,
+        peers: None,
+    };
     presence.reason = session.run(reader, requests).await.to_string();
     // Whoever is still there learns that it ends.
     let _gone_either_way = timeout(PATIENCE, session.write.shutdown()).await;
@@ -190,6 +198,8 @@ struct Session<'a, W> {
     write: W,
     pending: HashMap<u64, oneshot::Sender<Vec<String>>>,
     next_id: u64,
+    /// What it was told of the nodes last.
+    peers: Option<Vec<Peer>>,
 }
 
 impl<W: AsyncWrite + Unpin> Session<'_, W> {
@@ -202,6 +212,9 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         let seeds =
             self.control.members.master().into_iter().chain(self.control.agents.some(&self.node)).collect();
         let mut said = self.say(ToNode::Welcome(Welcome { heartbeat_seconds, seeds })).await;
+        if said.is_ok() {
+            said = self.tell_peers().await;
+        }
         let mut silent_from = Instant::now() + 3 * HEARTBEAT;
         while said.is_ok() {
             said = tokio::select! {
@@ -240,7 +253,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 }
                 self.control.metrics.heartbeats.inc();
                 self.control.members.heartbeat(&self.node, &heartbeat);
-                self.say(ToNode::Alive).await
+                self.say(ToNode::Alive).await?;
+                self.tell_peers().await
             }
             ToMaster::Refreshed(refreshed) => {
                 if let Some(answer) = self.pending.remove(&refreshed.id) {
@@ -250,6 +264,18 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 Ok(())
             }
         }
+    }
+
+    /// Says which nodes there are, to one that has joined, where that is news.
+    async fn tell_peers(&mut self) -> Result<(), Ended> {
+        let peers = self.control.members.peers(&self.node);
+        if peers != self.peers {
+            for part in peers.iter().flat_map(|peers| PeersPart::in_frames(peers)) {
+                self.say(ToNode::Peers(part)).await?;
+            }
+            self.peers = peers;
+        }
+        Ok(())
     }
 
     async fn say(&mut self, message: ToNode) -> Result<(), Ended> {

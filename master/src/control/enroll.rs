@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, error, info};
 
 use super::{Control, Member, PATIENCE};
-use crate::keys::{Candidate, Error, Keys};
+use crate::keys::{Candidate, Error};
 
 /// Why the node was refused, if it was.
 pub(super) async fn conversation(
@@ -29,7 +29,10 @@ pub(super) async fn conversation(
             return None;
         }
     };
-    let (reply, refused) = match answer(&control.keys, port, address, member, request).await {
+    let member = member
+        .filter(|member| member.name == request.node)
+        .or_else(|| control.members.joining(&request.node, address));
+    let (reply, refused) = match answer(control, port, address, member, request).await {
         Ok((node, enrolled)) => {
             control.metrics.enrolled.inc();
             info!(node, %address, "enrolled");
@@ -55,7 +58,7 @@ pub(super) async fn conversation(
 }
 
 async fn answer(
-    keys: &Arc<Keys>,
+    control: &Control,
     port: u16,
     address: Ipv4Addr,
     member: Option<Member>,
@@ -68,13 +71,25 @@ async fn answer(
             false,
         ));
     }
-    let Some(member) = member.filter(|member| member.name == request.node) else {
+    let Some(member) = member else {
         return Err(refusal(format!("{address} is not the address of a node {}", request.node), true));
     };
-    let keys = keys.clone();
+    let (keys, members) = (Arc::clone(&control.keys), Arc::clone(&control.members));
     let signed = tokio::task::spawn_blocking(move || {
-        let candidate = Candidate { node: &member.name, address, names: member.names.clone() };
-        keys.enroll(&candidate, &request).map(|enrolled| (member.name, enrolled))
+        let Member { name, names, joins } = member;
+        let candidate = Candidate { node: &name, address, joins, names };
+        let mut config = None;
+        if joins {
+            // Nothing is rendered for whoever has no token, and none is used up for nothing.
+            keys.check(&candidate, &request)?;
+            config = Some(
+                members
+                    .agent_config(&name)
+                    .map_err(|problem| Error::Make { what: "the agent's configuration", problem })?,
+            );
+        }
+        let enrolled = keys.enroll(&candidate, &request)?;
+        Ok((name, Enrolled { config, ..enrolled }))
     });
     match signed.await {
         Ok(Ok(done)) => Ok(done),

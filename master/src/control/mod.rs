@@ -8,6 +8,9 @@
 //! - **An agent** shows the certificate that this node got last. A later connection of the same node, or
 //!   its next enrolment, takes the place of the one before. A node that no longer holds its address is dropped at its next
 //!   heartbeat.
+//! - **A machine that the master does not boot** (`boot: disk`) is known by its token when it joins, and by its certificate
+//!   from then on, wherever it calls from: it holds that address then. It is told the nodes, for it has no root of the
+//!   master's to find them in.
 //!
 //! # Limits
 //! [`STRANGERS`] connections that have not yet said who they are, [`STRANGERS_EACH`] from one address,
@@ -25,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use tesela_runtime::agent::Peer;
 use tesela_runtime::wire::{FrameError, Heartbeat, Hello};
 
 pub use agents::{Agents, RefreshError};
@@ -50,6 +54,8 @@ pub struct Member {
     /// What else it is called by; name, full name and address are the principals of its ssh host
     /// certificate.
     pub names: Vec<String>,
+    /// It boots from its own disk, and has joined or is about to.
+    pub joins: bool,
 }
 
 /// What the control port asks and tells. No call may block, save for a lock held for a moment.
@@ -58,6 +64,12 @@ pub trait Members: Send + Sync + 'static {
     fn at(&self, address: Ipv4Addr) -> Option<Member>;
     /// The master's own address, where it is a member itself.
     fn master(&self) -> Option<Ipv4Addr>;
+    /// The node of this name, where it boots from its own disk and may be at this address: a machine joins as it, or has.
+    fn joining(&self, node: &str, address: Ipv4Addr) -> Option<Member>;
+    /// The configuration of the agent of a node that has joined; `Err` says what is wrong with its template.
+    fn agent_config(&self, node: &str) -> Result<String, String>;
+    /// The nodes of the cluster, for one that has joined; `None`: it finds them in its root.
+    fn peers(&self, node: &str) -> Option<Vec<Peer>>;
     /// The node's keys were signed for this boot.
     fn enrolled(&self, node: &str);
     /// A caller was turned away; `node` where the address is one's.

@@ -78,7 +78,7 @@ async fn connection(control: Arc<Control>, socket: TcpStream, peer: SocketAddr, 
         Some(wire::ENROLL) => {
             enroll::conversation(&control, stream, deadline, peer.port(), address, member).await
         }
-        Some(wire::AGENT) => match admit_agent(&control, &stream, member) {
+        Some(wire::AGENT) => match admit_agent(&control, &stream, address, member) {
             Ok(member) => {
                 return agents::conversation(&control, stream, deadline, address, member, stranger).await;
             }
@@ -119,13 +119,21 @@ impl Caller {
 fn admit_agent(
     control: &Control,
     stream: &TlsStream<TcpStream>,
+    address: Ipv4Addr,
     member: Option<Member>,
 ) -> Result<Member, &'static str> {
-    let member = member.ok_or("no node holds this address")?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    match certificate {
-        None => Err("an agent without a certificate"),
-        Some(certificate) if control.keys.is_current(&member.name, certificate) => Ok(member),
-        Some(_) => Err("not the certificate that this node got last"),
+    let certificate = certificate.ok_or("an agent without a certificate")?;
+    let is_current = |member: &Member| control.keys.is_current(&member.name, certificate);
+    let member = match member {
+        Some(member) if is_current(&member) => return Ok(member),
+        member => member,
+    };
+    // One that has joined may be anywhere.
+    let joined = control.keys.holder(certificate).and_then(|node| control.members.joining(&node, address));
+    match joined.filter(is_current) {
+        Some(joined) => Ok(joined),
+        None if member.is_some() => Err("not the certificate that this node got last"),
+        None => Err("no node holds this address"),
     }
 }

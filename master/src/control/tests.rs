@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use tesela_runtime::agent::Config;
+use tesela_runtime::enroll::join::{JoinToken, join};
 use tesela_runtime::enroll::{EnrollError, Enrolment, NodeKeys, enroll};
 use tesela_runtime::wire::tls::{self, Fingerprint, Identity};
 use tesela_runtime::wire::{self, ToMaster, ToNode, frame};
@@ -29,6 +30,8 @@ enum Told {
 /// One node at 127.0.0.1, under a name that can change.
 struct Fake {
     here: Mutex<Option<String>>,
+    port: std::sync::OnceLock<u16>,
+    peers: Mutex<Vec<Peer>>,
     told: mpsc::UnboundedSender<Told>,
 }
 
@@ -45,7 +48,19 @@ impl Members for Fake {
 
     fn at(&self, address: Ipv4Addr) -> Option<Member> {
         let name = self.here.lock().unwrap().clone().filter(|_| address == HERE)?;
-        Some(Member { names: vec![name.clone(), format!("{name}.aula")], name })
+        Some(Member { names: vec![name.clone(), format!("{name}.aula")], name, joins: false })
+    }
+    fn joining(&self, node: &str, _: Ipv4Addr) -> Option<Member> {
+        (node == "laptop").then(|| Member { name: node.into(), names: vec![node.into()], joins: true })
+    }
+    fn agent_config(&self, node: &str) -> Result<String, String> {
+        Ok(format!(
+            r#"{{"cluster": "aula", "node": "{node}", "master": "127.0.0.1", "control_port": {}, "http_port": 80}}"#,
+            self.port.get().unwrap()
+        ))
+    }
+    fn peers(&self, node: &str) -> Option<Vec<Peer>> {
+        (node == "laptop").then(|| self.peers.lock().unwrap().clone())
     }
     fn enrolled(&self, node: &str) {
         self.tell(Told::Enrolled(node.into()));
@@ -80,7 +95,12 @@ impl Master {
 
     async fn at(state: tempfile::TempDir, address: SocketAddr) -> Master {
         let (sender, told) = mpsc::unbounded_channel();
-        let members = Arc::new(Fake { here: Mutex::new(Some("n1".into())), told: sender });
+        let members = Arc::new(Fake {
+            here: Mutex::new(Some("n1".into())),
+            port: std::sync::OnceLock::new(),
+            peers: Mutex::default(),
+            told: sender,
+        });
         let keys = Arc::new(Keys::open(&state.path().join("keys"), "aula").unwrap());
         let control = Arc::new(Control {
             tls: keys.server_config(HERE).unwrap(),
@@ -91,6 +111,7 @@ impl Master {
         });
         let listener = TcpListener::bind(address).await.unwrap();
         let SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("it listens on IPv4") };
+        members.port.set(address.port()).unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(serve(control.clone(), listener, stop.clone()));
         Master { state, control, members, told, address, stop }
@@ -221,6 +242,63 @@ async fn an_agent_comes_back_after_a_restart_of_the_master() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_nobody_boots_joins_by_token() {
+    let mut master = Master::start().await;
+    *master.members.here.lock().unwrap() = None;
+    let machine = tempfile::tempdir().unwrap();
+    let (path, keys) = (machine.path().join("etc/teselad.json"), machine.path().join("keys"));
+    let token = JoinToken {
+        node: "laptop".into(),
+        ca: master.control.keys.ca_fingerprint(),
+        secret: master.control.keys.issue_join_token("laptop"),
+    };
+    let joins = {
+        let (master, path, keys) = (master.address, path.clone(), keys.clone());
+        move |token: JoinToken| {
+            let (path, keys) = (path.clone(), keys.clone());
+            tokio::task::spawn_blocking(move || join(master, &token, &path, &keys))
+        }
+    };
+    // A token for a boot is none for this.
+    let booting = JoinToken { secret: master.control.keys.issue_token("laptop", None), ..token.clone() };
+    let error = joins(booting).await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("not issued to this node"), "{error}");
+    assert!(!path.exists() && !keys.exists());
+    assert!(matches!(master.told().await, Told::Refused(None, _)));
+
+    let config = joins(token.clone()).await.unwrap().unwrap();
+    assert_eq!(master.told().await, Told::Enrolled("laptop".into()));
+    assert_eq!(Config::read(&path).unwrap(), config);
+    assert_eq!((config.node.as_str(), &config.keys, config.peers().unwrap().0.len()), ("laptop", &keys, 0));
+    let error = joins(token.clone()).await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("used up"), "{error}");
+    assert!(matches!(master.told().await, Told::Refused(None, _)));
+
+    // Its certificate says who it is, and it hears of the others as they come.
+    let agent = {
+        let config = config.clone();
+        tokio::spawn(async move { tesela_runtime::agent::run(&config, None, std::future::pending()).await })
+    };
+    assert_eq!(master.told().await, Told::Joined("laptop".into()));
+    *master.members.here.lock().unwrap() = Some("laptop".into());
+    let peers: Vec<Peer> = (0..1000)
+        .map(|number| Peer { name: format!("n{number}"), address: Some(Ipv4Addr::from(number)) })
+        .collect();
+    master.members.peers.lock().unwrap().clone_from(&peers);
+    // What has been said by the next one but one has been written down.
+    for _ in 0..2 {
+        assert_eq!(master.told().await, Told::Heartbeat("laptop".into()));
+    }
+    assert_eq!(config.peers().unwrap().0, peers);
+    agent.abort();
+
+    // It is nobody else, whoever asks.
+    let other = JoinToken { node: "n7".into(), ..token };
+    let error = joins(other).await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("is laptop of the cluster aula already"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_the_node_is_not_enrolled() {
     let mut master = Master::start().await;
     let foreign =
@@ -317,8 +395,13 @@ async fn a_later_connection_takes_the_place_of_the_first_and_a_lost_address_ends
     assert!(matches!(first.next::<ToNode>().await, Ok(None)));
 
     *master.members.here.lock().unwrap() = None;
-    let heartbeat =
-        Heartbeat { load_hundredths: 0, memory_total_kib: 0, memory_available_kib: 0, uptime_seconds: 0 };
+    let heartbeat = Heartbeat {
+        load_hundredths: 0,
+        memory_total_kib: 0,
+        memory_available_kib: 0,
+        uptime_seconds: 0,
+        clock_ms: None,
+    };
     frame::send(&mut second, &ToMaster::Heartbeat(heartbeat)).await.unwrap();
     assert_eq!(master.told().await, Told::Gone("n1".into(), Ended::NotAMember.to_string()));
 }

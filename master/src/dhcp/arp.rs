@@ -11,6 +11,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between the first probes of two addresses, so that a big range makes no burst.
 const SPACING: Duration = Duration::from_millis(2);
+/// Addresses under probe at most. A storm of requests takes them before they are done: their probes are for
+/// nothing, and those of the next ones must not wait behind thousands of them.
+const UNDER_WAY: usize = 512;
 
 #[derive(Debug)]
 struct Probe {
@@ -42,6 +45,11 @@ impl Prober {
         let due = self.last_start.map_or(now, |last| now.max(last + SPACING));
         self.last_start = Some(due);
         self.stages[0].push_back(Probe { address, sent: 0, due });
+    }
+
+    /// Whether the next address has to wait.
+    pub fn is_full(&self) -> bool {
+        self.stages.iter().map(VecDeque::len).sum::<usize>() >= UNDER_WAY
     }
 
     /// When [`Prober::step`] has something to do.
@@ -96,5 +104,20 @@ mod tests {
             ]
         );
         assert_eq!(seen.last(), Some(&(Step::Done(b), ms(4002))));
+    }
+
+    #[test]
+    fn a_storm_leaves_no_more_probes_than_it_may() {
+        let (mut prober, start) = (Prober::default(), Instant::now());
+        let begun = (0_u32..).take_while(|number| {
+            let begins = !prober.is_full();
+            prober.start((*number).into(), start);
+            begins
+        });
+        assert_eq!(begun.count(), UNDER_WAY);
+        while let Some(due) = prober.due() {
+            while prober.step(due).is_some() {}
+        }
+        assert!(!prober.is_full());
     }
 }

@@ -155,6 +155,25 @@ impl Harness {
         Ok(Some(bytes))
     }
 
+    /// Gives the engine datagrams that came together, with this store.
+    #[cfg(test)]
+    pub(super) fn batch(
+        &mut self,
+        leases: &dyn super::Leases,
+        datagrams: &[Vec<u8>],
+        send: impl Fn(Vec<super::Reply>) + Send + 'static,
+    ) {
+        let source = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
+        let datagrams = datagrams.iter().map(|datagram| (&datagram[..], source));
+        super::batch::answer(&mut self.engine, &self.rule, leases, (Port::Dhcp, self.now), datagrams, send);
+    }
+
+    /// One of the engine's counters.
+    #[cfg(test)]
+    pub(super) fn count(&self, name: &str) -> u64 {
+        self.engine.counters().snapshot().find(|counter| counter.0 == name).expect("a counter").1
+    }
+
     fn apply(&mut self, change: &Change) {
         match change {
             Change::Forget(address) => {

@@ -25,6 +25,7 @@ pub mod policy;
 pub mod wire;
 
 mod arp;
+mod batch;
 #[cfg(test)]
 mod golden;
 mod observe;

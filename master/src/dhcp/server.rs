@@ -16,11 +16,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::arp::{Prober, Step};
-use super::engine::{Destination, Engine, Port, Received, Reply};
-use super::lease::{Change, Leases, Seconds, StoreError};
+use super::engine::{Destination, Engine, Port, Reply};
+use super::lease::{Leases, Seconds, StoreError};
 use super::observe::{Counters, count};
 use super::policy::Policy;
-use super::{frame, sys};
+use super::{batch, frame, sys};
 use crate::cluster::Mac;
 use crate::ports;
 
@@ -352,12 +352,13 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        let mut batch = sys::Batch::new();
+        let mut taken = sys::Batch::new();
         loop {
-            if let Err(error) = self.wait() {
+            let [dhcp, boot_server, arp] = self.wait().unwrap_or_else(|error| {
                 tracing::error!(%error, "DHCP cannot wait for requests");
                 std::thread::sleep(Duration::from_millis(100));
-            }
+                [true; 3]
+            });
             loop {
                 match self.inbox.try_recv() {
                     Ok(Command::Reconfigure(config)) => self.engine.reconfigure(config),
@@ -365,14 +366,21 @@ impl Worker {
                     Err(TryRecvError::Empty) => break,
                 }
             }
-            self.answer(Port::Dhcp, &mut batch);
-            self.answer(Port::BootServer, &mut batch);
-            self.watch_arp();
+            if dhcp {
+                self.answer(Port::Dhcp, &mut taken);
+            }
+            if boot_server {
+                self.answer(Port::BootServer, &mut taken);
+            }
+            if arp {
+                self.watch_arp();
+            }
             self.probe();
         }
     }
 
-    fn wait(&mut self) -> io::Result<()> {
+    /// Waits until there is something to do. Returns at which socket: that of port 67, of 4011, of ARP.
+    fn wait(&mut self) -> io::Result<[bool; 3]> {
         // Addresses may become free at any time, so the pool is looked at once a second at least.
         let next = self
             .prober
@@ -388,56 +396,36 @@ impl Worker {
             readable(self.woken.as_fd()),
         ];
         match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
+            Ok(_) => {}
+            Err(nix::Error::EINTR) => return Ok([false; 3]),
             Err(error) => return Err(error.into()),
         }
+        // An error of a socket counts as well: to receive tells it.
+        let [dhcp, boot_server, arp, woken] = fds.map(|fd| fd.any() != Some(false));
         // What woke us is in the channel; the octets only had to come.
-        match io::Read::read(&mut &self.woken, &mut [0; 64]) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(()),
+        if woken
+            && let Err(error) = io::Read::read(&mut &self.woken, &mut [0; 64])
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            return Err(error);
         }
+        Ok([dhcp, boot_server, arp])
     }
 
     /// Answers what has come to a port, at most one batch.
-    fn answer(&mut self, port: Port, batch: &mut sys::Batch) {
+    fn answer(&mut self, port: Port, taken: &mut sys::Batch) {
         let socket = match port {
             Port::Dhcp => &self.outbox.dhcp,
             Port::BootServer => &self.outbox.boot_server,
         };
-        if let Err(error) = batch.receive(socket.as_fd()) {
+        if let Err(error) = taken.receive(socket.as_fd()) {
             tracing::warn!(%error, "DHCP requests cannot be received");
             return;
         }
-        let now = seconds();
-        let mut ready = Vec::new();
-        let mut changes: Vec<Change> = Vec::new();
-        let mut after_commit = Vec::new();
-        for (datagram, source) in batch.datagrams() {
-            match self.engine.handle(&*self.policy, Received { source, port, now }, datagram) {
-                Ok(mut answer) => {
-                    let replies = if answer.changes.is_empty() { &mut ready } else { &mut after_commit };
-                    replies.extend(answer.reply.take());
-                    changes.append(&mut answer.changes);
-                }
-                Err(error) => tracing::debug!(%source, %error, "not a DHCP request"),
-            }
-        }
-        if !ready.is_empty() {
-            self.outbox.send(port, &ready);
-        }
-        if !changes.is_empty() {
-            let outbox = Arc::clone(&self.outbox);
-            self.leases.commit(
-                changes,
-                Box::new(move |result| match result {
-                    Ok(()) => outbox.send(port, &after_commit),
-                    Err(error) => {
-                        outbox.counters.store_errors.fetch_add(after_commit.len() as u64, Ordering::Relaxed);
-                        tracing::error!(%error, "{} DHCP replies are held back", after_commit.len());
-                    }
-                }),
-            );
-        }
+        let outbox = Arc::clone(&self.outbox);
+        let send = move |replies: Vec<Reply>| outbox.send(port, &replies);
+        let (policy, leases) = (&*self.policy, &*self.leases);
+        batch::answer(&mut self.engine, policy, leases, (port, seconds()), taken.datagrams(), send);
     }
 
     /// Looks at the ARP packets that passed: who uses an address that we did not give it?
@@ -463,7 +451,9 @@ impl Worker {
 
     fn probe(&mut self) {
         let now = Instant::now();
-        while let Some(address) = self.engine.next_to_probe(&*self.policy, seconds()) {
+        while !self.prober.is_full()
+            && let Some(address) = self.engine.next_to_probe(&*self.policy, seconds())
+        {
             self.prober.start(address, now);
         }
         while let Some(step) = self.prober.step(now) {

@@ -13,10 +13,10 @@ const PXE_UEFI: (u8, &[u8]) = (60, b"PXEClient:Arch:00007:UNDI:003016");
 const PXE_BIOS: (u8, &[u8]) = (60, b"PXEClient:Arch:00000:UNDI:002001");
 const HTTP: (u8, &[u8]) = (60, b"HTTPClient:Arch:00016:UNDI:003001");
 const IPXE: (u8, &[u8]) = (77, b"iPXE");
-const US: [u8; 4] = [10, 0, 0, 1];
+pub(super) const US: [u8; 4] = [10, 0, 0, 1];
 
 /// A request: message type, last octet of the hardware address, `ciaddr`, options.
-fn message(kind: u8, mac: u8, ciaddr: u8, options: &[(u8, &[u8])]) -> Vec<u8> {
+pub(super) fn message(kind: u8, mac: u8, ciaddr: u8, options: &[(u8, &[u8])]) -> Vec<u8> {
     let mut bytes = vec![0; 240];
     bytes[..3].copy_from_slice(&[1, 1, 6]);
     bytes[4..8].copy_from_slice(&[9, 8, 7, mac]);
@@ -71,15 +71,15 @@ fn send_to(harness: &mut Harness, port: Port, datagram: &[u8]) -> Option<Seen> {
     Some(Seen { kind: bytes[242], yiaddr: bytes[19], bytes })
 }
 
-const OFFER: u8 = 2;
-const ACK: u8 = 5;
+pub(super) const OFFER: u8 = 2;
+pub(super) const ACK: u8 = 5;
 const NAK: u8 = 6;
 
 fn brief(seen: Option<Seen>) -> Option<(u8, u8)> {
     seen.map(|seen| (seen.kind, seen.yiaddr))
 }
 
-fn at(last: u8) -> [u8; 4] {
+pub(super) fn at(last: u8) -> [u8; 4] {
     [10, 0, 0, last]
 }
 

@@ -91,6 +91,9 @@ pub struct NodeState {
     pub heard: Option<Timestamp>,
     /// What the agent said then of how the node is.
     pub vitals: Option<Vitals>,
+    /// Its agent's version, of its last greeting.
+    #[serde(default)]
+    pub agent: Option<String>,
     /// A failure that the node itself reported during this boot.
     pub failure: Option<String>,
     /// The stage whose limit this boot overran, if one was.
@@ -112,6 +115,9 @@ pub struct Vitals {
     pub memory_available_kib: u64,
     /// Seconds since its kernel started.
     pub uptime_seconds: u64,
+    /// By how many milliseconds its clock is ahead of the master's, where it tells.
+    #[serde(default)]
+    pub ahead_ms: Option<i64>,
 }
 
 /// Something that happened.
@@ -305,6 +311,14 @@ impl Inventory {
         }
     }
 
+    /// The version of a node's agent, as it greets. It is on the disk with the node's next change.
+    pub fn agent_is(&self, node: &str, version: &str) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = state.nodes.get_mut(node) {
+            entry.agent = Some(version.to_owned());
+        }
+    }
+
     /// The agent's connection was lost.
     pub fn lost(&self, node: &str, why: &str) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -454,6 +468,7 @@ impl NodeState {
             fetched: None,
             heard: None,
             vitals: None,
+            agent: None,
             failure: None,
             overran: None,
             boot_ms: None,
@@ -545,12 +560,19 @@ mod tests {
         inventory.lost("n1", "no member yet");
         assert_eq!(stage(&inventory), Stage::Dhcp, "only a member falls silent");
         inventory.reached("n1", Stage::Member, &machine(), "is a member");
-        let vitals =
-            Vitals { load_hundredths: 7, memory_total_kib: 2, memory_available_kib: 1, uptime_seconds: 9 };
+        let vitals = Vitals {
+            load_hundredths: 7,
+            memory_total_kib: 2,
+            memory_available_kib: 1,
+            uptime_seconds: 9,
+            ahead_ms: Some(-3),
+        };
+        inventory.agent_is("n1", "0.1.0");
         inventory.heard("n1", vitals);
         inventory.lost("n1", "its agent is gone");
         let state = inventory.node("n1").unwrap();
         assert_eq!((state.stage, state.vitals), (Stage::Silent, Some(vitals)));
+        assert_eq!(state.agent.as_deref(), Some("0.1.0"));
         inventory.mark_overruns_at(after(59));
         assert_eq!(stage(&inventory), Stage::Silent);
         inventory.reached("n1", Stage::Member, &machine(), "is back");

@@ -70,6 +70,14 @@ impl Register {
         Ok(())
     }
 
+    pub(super) fn holder(&self, certificate: Fingerprint) -> Option<String> {
+        let is = |entry: &Entry| lock(entry).is_some_and(|enrolment| enrolment.certificate == certificate);
+        // Whoever is put on record meanwhile is waited for alone.
+        let nodes: Vec<_> =
+            lock(&self.nodes).iter().map(|(node, entry)| (node.clone(), entry.clone())).collect();
+        nodes.into_iter().find(|(_, entry)| is(entry)).map(|(node, _)| node)
+    }
+
     pub(super) fn current(&self, node: &str) -> Option<Fingerprint> {
         let entry = lock(&self.nodes).get(node)?.clone();
         let enrolment = *lock(&entry);
@@ -107,6 +115,8 @@ mod tests {
             assert!(used(register.record("n1", enrolment(90, 3), 150)));
             assert_eq!(register.current("n1"), Some(Fingerprint([1; 32])));
             assert_eq!(register.current("n2"), None);
+            assert_eq!(register.holder(Fingerprint([1; 32])).as_deref(), Some("n1"));
+            assert_eq!(register.holder(Fingerprint([2; 32])), None);
         }
         let register = Register::open(directory.path()).unwrap();
         register.record("n1", enrolment(120, 4), 150).unwrap();

@@ -15,7 +15,8 @@
 //! Nothing here has an end in time, for the clock of a diskless PC is often wrong and the master would
 //! have to outlive every renewal. A node's certificate ends with its next one (at each boot), and with
 //! the node itself when it leaves cluster.yaml: the control port honours only the certificate that it
-//! issued last to the node that holds the caller's address. Host certificates for ssh are honoured by the
+//! issued last to the node that holds the caller's address. A machine that has joined (`boot: disk`) keeps its certificate
+//! until it joins again, and may call from another address: it holds that one then. Host certificates for ssh are honoured by the
 //! nodes for the names and addresses of the members that their rendered `ssh_known_hosts` and
 //! `shosts.equiv` list, and for no other.
 //!
@@ -45,7 +46,7 @@ use tesela_runtime::wire::tls::Fingerprint;
 use tesela_runtime::wire::{EnrollRequest, Enrolled};
 
 pub use ssh::{MASTER_PRINCIPAL, client_arguments};
-pub use token::{TOKEN_LIFE, TokenError};
+pub use token::{JOIN_LIFE, TOKEN_LIFE, TokenError};
 
 use enrolled::{Enrolment, Register};
 
@@ -105,6 +106,8 @@ pub struct Candidate<'a> {
     pub node: &'a str,
     /// The address that it has, and calls from.
     pub address: Ipv4Addr,
+    /// It joins, and does not boot.
+    pub joins: bool,
     /// What other members call it by, its address included: the principals of its ssh certificate.
     pub names: Vec<String>,
 }
@@ -154,6 +157,11 @@ impl Keys {
         self.tokens.issue(node, address, token::now())
     }
 
+    /// A token for a machine that is to join as this node, good for [`JOIN_LIFE`] and once.
+    pub fn issue_join_token(&self, node: &str) -> String {
+        self.tokens.issue_join(node, token::now())
+    }
+
     /// The node's loader has just fetched a file (kernel, initramfs): its token's life starts anew.
     pub fn fetched(&self, node: &str) {
         self.tokens.fetched(node, token::now());
@@ -166,13 +174,29 @@ impl Keys {
     /// [`Error::Token`] and [`Error::Request`] are the node's; the others are ours.
     pub fn enroll(&self, candidate: &Candidate<'_>, request: &EnrollRequest) -> Result<Enrolled, Error> {
         let now = token::now();
-        let issued = self.tokens.check(&request.token, candidate.node, candidate.address, now)?;
+        let issued = self.issued(candidate, request, now)?;
         let certificate = self.ca.sign_node(candidate.node, &request.certificate_request)?;
         let ssh_host_certificate =
             self.ssh.sign_host(candidate.node, &request.ssh_host_public_key, &candidate.names)?;
         let enrolment = Enrolment { issued, certificate: Fingerprint::of(certificate.der()) };
         self.enrolled.record(candidate.node, enrolment, now)?;
         Ok(self.signed(certificate.pem(), ssh_host_certificate))
+    }
+
+    /// Whether the token is one for this node. It can still be used.
+    ///
+    /// # Errors
+    /// [`Error::Token`].
+    pub fn check(&self, candidate: &Candidate<'_>, request: &EnrollRequest) -> Result<(), Error> {
+        self.issued(candidate, request, token::now()).map(drop)
+    }
+
+    fn issued(&self, candidate: &Candidate<'_>, request: &EnrollRequest, now: u64) -> Result<u64, Error> {
+        Ok(if candidate.joins {
+            self.tokens.check_join(&request.token, candidate.node, now)?
+        } else {
+            self.tokens.check(&request.token, candidate.node, candidate.address, now)?
+        })
     }
 
     /// Keys for an agent of the master's own, made and signed as a node's are.
@@ -195,7 +219,12 @@ impl Keys {
 
     fn signed(&self, certificate: String, ssh_host_certificate: String) -> Enrolled {
         let cluster_key = base64::engine::general_purpose::STANDARD.encode(self.ca.secret("discovery"));
-        Enrolled { certificate, ssh_host_certificate, cluster_key }
+        Enrolled { certificate, ssh_host_certificate, cluster_key, config: None }
+    }
+
+    /// The node that got this certificate last.
+    pub fn holder(&self, certificate: &CertificateDer<'_>) -> Option<String> {
+        self.enrolled.holder(Fingerprint::of(certificate))
     }
 
     /// Whether this is the certificate that the node got last.

@@ -10,7 +10,7 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 45, 11);
 const SSH: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9dG4kjRhQTtWTVzd2t27+t0DEHBPW7iOD23TUiYLio";
 
 fn candidate(node: &str) -> Candidate<'_> {
-    Candidate { node, address: ADDRESS, names: vec![node.to_owned(), ADDRESS.to_string()] }
+    Candidate { node, address: ADDRESS, joins: false, names: vec![node.to_owned(), ADDRESS.to_string()] }
 }
 
 fn request(token: String) -> EnrollRequest {

@@ -8,6 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How long a token is good.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(60);
 const LIFE_MS: u64 = 60_000;
+/// How long one is good that someone types on another machine (`teselad join`).
+pub const JOIN_LIFE: Duration = Duration::from_secs(900);
+const JOIN_LIFE_MS: u64 = 900_000;
 
 /// How many nodes' last fetches are remembered at most; the others' tokens just end sooner.
 const FETCHES: usize = 16 * 1024;
@@ -27,6 +30,11 @@ pub enum TokenError {
     /// Too old, or from a future that the clock has since left.
     #[error("the token has expired; it is good for 60 s after the last file that the loader fetched")]
     Expired,
+    /// One of those that are typed, the same.
+    #[error(
+        "the token has expired, it is good for a quarter of an hour: `tesela node token` prints another one"
+    )]
+    JoinExpired,
     /// Another pair of keys was enrolled with it, or with a later one.
     #[error("the token is used up")]
     Used,
@@ -44,8 +52,23 @@ impl Tokens {
     }
 
     pub(super) fn issue(&self, node: &str, address: Option<Ipv4Addr>, now: u64) -> String {
-        let mac = self.mac(now, node, address);
+        let mac = self.mac(now, node, address.map_or(Bound::Boots, Bound::At));
         format!("{now:012x}{:032x}", u128::from_be_bytes(mac))
+    }
+
+    /// One with which a machine joins that the master does not boot, from wherever it is.
+    pub(super) fn issue_join(&self, node: &str, now: u64) -> String {
+        let mac = self.mac(now, node, Bound::Joins);
+        format!("{now:012x}{:032x}", u128::from_be_bytes(mac))
+    }
+
+    /// When one that is good was issued.
+    pub(super) fn check_join(&self, token: &str, node: &str, now: u64) -> Result<u64, TokenError> {
+        let (issued, mac) = parse(token).ok_or(TokenError::Foreign)?;
+        if differs(&self.mac(issued, node, Bound::Joins), &mac) {
+            return Err(TokenError::Foreign);
+        }
+        if now.abs_diff(issued) > JOIN_LIFE_MS { Err(TokenError::JoinExpired) } else { Ok(issued) }
     }
 
     /// When a token that is good was issued.
@@ -57,7 +80,8 @@ impl Tokens {
         now: u64,
     ) -> Result<u64, TokenError> {
         let (issued, mac) = parse(token).ok_or(TokenError::Foreign)?;
-        let bound = [Some(address), None].map(|address| differs(&self.mac(issued, node, address), &mac));
+        let bound =
+            [Bound::At(address), Bound::Boots].map(|bound| differs(&self.mac(issued, node, bound), &mac));
         if bound == [true, true] {
             return Err(TokenError::Foreign);
         }
@@ -76,18 +100,30 @@ impl Tokens {
         }
     }
 
-    fn mac(&self, issued: u64, node: &str, address: Option<Ipv4Addr>) -> [u8; 16] {
+    fn mac(&self, issued: u64, node: &str, bound: Bound) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&issued.to_be_bytes());
-        match address {
-            Some(address) => hasher.update(&[4]).update(&address.octets()),
-            None => hasher.update(&[0]),
+        match bound {
+            Bound::At(address) => hasher.update(&[4]).update(&address.octets()),
+            Bound::Boots => hasher.update(&[0]),
+            Bound::Joins => hasher.update(&[1]),
         };
         hasher.update(node.as_bytes());
         let mut mac = [0; 16];
         mac.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         mac
     }
+}
+
+/// What a token is good for.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// A boot, at this address.
+    At(Ipv4Addr),
+    /// A boot, at an address that is not known yet.
+    Boots,
+    /// Joining.
+    Joins,
 }
 
 fn parse(token: &str) -> Option<(u64, [u8; 16])> {
@@ -135,6 +171,19 @@ mod tests {
         assert_eq!(tokens.check(&token, "n1", HERE, T + 110_000), Ok(T));
         assert_eq!(tokens.check(&token, "n1", HERE, T + 110_001), Err(TokenError::Expired));
         assert_eq!(tokens.check(&token, "n1", HERE, T - 100_000), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn one_that_is_typed_lives_longer_and_boots_nothing() {
+        let tokens = Tokens::new([7; 32]);
+        let token = tokens.issue_join("n1", T);
+        assert_eq!(tokens.check_join(&token, "n1", T + 900_000), Ok(T));
+        assert_eq!(tokens.check_join(&token, "n1", T + 900_001), Err(TokenError::JoinExpired));
+        assert_eq!(tokens.check_join(&token, "n2", T), Err(TokenError::Foreign));
+        assert_eq!(tokens.check(&token, "n1", HERE, T), Err(TokenError::Foreign));
+        for booting in [tokens.issue("n1", Some(HERE), T), tokens.issue("n1", None, T)] {
+            assert_eq!(tokens.check_join(&booting, "n1", T), Err(TokenError::Foreign));
+        }
     }
 
     #[test]

@@ -4,12 +4,16 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tesela_runtime::agent::Peer;
 use tesela_runtime::wire::{Heartbeat, Hello};
 
-use crate::boot::{Site, Tokens};
+use super::own_agent;
+use crate::boot::{Site, Tokens, neighbour};
+use crate::cluster::{Boot, Node};
 use crate::control::{Agents, Member, Members};
-use crate::inventory::{Stage, Vitals};
+use crate::inventory::{Stage, Timestamp, Vitals};
 use crate::keys::Keys;
+use crate::render::Content;
 
 /// How long a node's kernel has to look again.
 const REFRESH_PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +26,10 @@ impl Tokens for TokensOf {
         self.0.issue_token(node, address)
     }
 
+    fn issue_join(&self, node: &str) -> String {
+        self.0.issue_join_token(node)
+    }
+
     fn fetched(&self, node: &str) {
         self.0.fetched(node);
     }
@@ -30,11 +38,49 @@ impl Tokens for TokensOf {
 /// The site as the control port asks it.
 pub(super) struct MembersOf(pub(super) Arc<Site>);
 
+/// Whether a machine joins as this node.
+fn boots_itself(node: &Node) -> bool {
+    node.settings().boot.value == Boot::Disk
+}
+
+impl MembersOf {
+    fn member(&self, name: String, address: Ipv4Addr, joins: bool) -> Member {
+        let cluster = &self.0.current().cluster.name;
+        Member { names: vec![name.clone(), format!("{name}.{cluster}"), address.to_string()], name, joins }
+    }
+}
+
 impl Members for MembersOf {
     fn at(&self, address: Ipv4Addr) -> Option<Member> {
         let name = self.0.node_at(address)?;
-        let cluster = &self.0.current().cluster.name;
-        Some(Member { names: vec![name.clone(), format!("{name}.{cluster}"), address.to_string()], name })
+        let joins = self.0.current().node(&name).is_some_and(boots_itself);
+        Some(self.member(name, address, joins))
+    }
+
+    fn joining(&self, node: &str, address: Ipv4Addr) -> Option<Member> {
+        let generation = self.0.current();
+        let node = generation.node(node).filter(|node| boots_itself(node))?;
+        // Not at the address of another one, which hangs on it.
+        let here = self.0.node_at(address).is_none_or(|other| other == node.name)
+            && node.address.as_ref().is_none_or(|fixed| fixed.value == address);
+        here.then(|| self.member(node.name.clone(), address, true))
+    }
+
+    fn agent_config(&self, node: &str) -> Result<String, String> {
+        const PATH: &str = "/etc/tesela/teselad.json";
+        let node = self.0.current().node(node).cloned().ok_or("it is no node any more")?;
+        let files = self.0.rendered(&node).map_err(|error| error.to_string())?;
+        let config = files.into_iter().find_map(|file| match file.content {
+            Content::File(octets) if file.path == PATH => String::from_utf8(octets.to_vec()).ok(),
+            _ => None,
+        });
+        config.ok_or_else(|| format!("no template renders {PATH}"))
+    }
+
+    fn peers(&self, node: &str) -> Option<Vec<Peer>> {
+        let generation = self.0.current();
+        generation.node(node).filter(|node| boots_itself(node))?;
+        Some(own_agent::peers(&generation))
     }
 
     fn master(&self) -> Option<Ipv4Addr> {
@@ -53,20 +99,30 @@ impl Members for MembersOf {
 
     fn joined(&self, node: &str, address: Ipv4Addr, hello: &Hello) {
         let state = self.0.inventory.node(node);
+        let joined =
+            self.0.current().node(node).is_some_and(|node| boots_itself(node) && node.address.is_none());
+        if joined {
+            self.0.hold(node, address, None);
+        }
         let mac = state.and_then(|state| state.mac).or_else(|| {
             let generation = self.0.current();
             generation.node(node).and_then(|node| node.mac.as_ref()).map(|mac| mac.value)
         });
+        // A machine that nobody has seen boot is known by what it is called on the network.
+        let mac = mac.or_else(|| neighbour(address.into()));
         let Some(mac) = mac else { return };
         let machine = self.0.sighting(mac, None, Some(address));
         let what = format!("is a member ({}, {})", hello.kernel, hello.version);
         self.0.inventory.reached(node, Stage::Member, &machine, &what);
+        self.0.inventory.agent_is(node, &hello.version);
     }
 
     fn heartbeat(&self, node: &str, heartbeat: &Heartbeat) {
-        let Heartbeat { load_hundredths, memory_total_kib, memory_available_kib, uptime_seconds } =
+        let Heartbeat { load_hundredths, memory_total_kib, memory_available_kib, uptime_seconds, clock_ms } =
             *heartbeat;
-        let vitals = Vitals { load_hundredths, memory_total_kib, memory_available_kib, uptime_seconds };
+        let ahead_ms = clock_ms.map(|clock| clock.saturating_sub(Timestamp::now().0));
+        let vitals =
+            Vitals { load_hundredths, memory_total_kib, memory_available_kib, uptime_seconds, ahead_ms };
         self.0.inventory.heard(node, vitals);
     }
 

@@ -98,12 +98,16 @@ fn begin(site: &Site, keys: &Keys, directory: &Path) -> Result<bool, Problem> {
 }
 
 fn write_peers(generation: &Generation, directory: &Path) -> Result<(), Problem> {
+    write(directory, "peers.json", &peers(generation))
+}
+
+/// The members of the cluster.
+pub(super) fn peers(generation: &Generation) -> Vec<Peer> {
     let master = &generation.cluster.master;
     let own = Peer { name: context::master_name(), address: Some(master.address.addr()) };
     let node = |node| generation.address_of(node);
     let nodes = generation.nodes().iter().map(|it| Peer { name: it.name.clone(), address: node(it) });
-    let peers: Vec<Peer> = std::iter::once(own).chain(nodes).collect();
-    write(directory, "peers.json", &peers)
+    master.member.then_some(own).into_iter().chain(nodes).collect()
 }
 
 /// Whoever reads it finds the old one or the new one.

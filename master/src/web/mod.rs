@@ -19,11 +19,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::boot::{
-    AcceptError, Acceptance, Acceptances, ApplyError, ForgetError, Passed, Rebase, RebaseError, RebaseHow,
-    Site,
+    AcceptError, Acceptance, Acceptances, ApplyError, ForgetError, JoinError, Passed, Rebase, RebaseError,
+    RebaseHow, Site,
 };
 use crate::{cluster, inventory};
-use views::{Accept, Accepted, Applied, Forgotten, InForce, NodeView};
+use views::{Accept, Accepted, Applied, Forgotten, InForce, Joins, NodeView};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -43,6 +43,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/nodes/{node}/file", get(file))
         .route("/v1/nodes/{node}/forget", post(forget))
         .route("/v1/nodes/{node}/rebase", post(rebase))
+        .route("/v1/nodes/{node}/token", post(token))
         .route("/v1/accept", post(accept))
         .route("/v1/machines", get(machines))
         .route("/v1/apply", post(apply))
@@ -82,6 +83,17 @@ impl From<AcceptError> for Failed {
             AcceptError::Apply(error) => error.into(),
             error => Failed(StatusCode::CONFLICT, error.to_string()),
         }
+    }
+}
+
+impl From<JoinError> for Failed {
+    fn from(error: JoinError) -> Self {
+        let status = match error {
+            JoinError::Unknown(_) => StatusCode::NOT_FOUND,
+            JoinError::Boots(_) => StatusCode::CONFLICT,
+            JoinError::Ca(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Failed(status, error.to_string())
     }
 }
 
@@ -188,6 +200,12 @@ async fn file(
 
 async fn forget(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<Forgotten>, Failed> {
     off_the_runtime(move || Ok(Json(Forgotten { is_node: api.site.forget(&name)? }))).await
+}
+
+async fn token(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<Joins>, Failed> {
+    let token = api.site.join_token(&name)?.to_string();
+    let master = api.site.current().cluster.master.address.addr();
+    Ok(Json(Joins { master, token }))
 }
 
 async fn rebase(

@@ -117,6 +117,15 @@ pub struct InForce {
     pub remarks: Vec<String>,
 }
 
+/// With what a machine joins.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Joins {
+    /// The master's address.
+    pub master: Ipv4Addr,
+    /// The token.
+    pub token: String,
+}
+
 /// What `forget` did.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Forgotten {

@@ -23,6 +23,8 @@ pub fn collect(thread: &mut Thread) {
         let process = unsafe { &mut *(thread.process as *mut Process) };
         dispositions(process);
         [process.call_begin, process.call_end, process.call_cancel] = sys::labels();
+        // SAFETY: where nothing is asked for, nothing is changed.
+        process.brk = unsafe { sys::call(nr::BRK, [0; 6]) } as u64;
         process.base = core::ptr::from_mut(thread) as u64 - CODE;
         debug_assert!(process.base % SLOT == 0);
     }

@@ -246,6 +246,8 @@ pub struct Process {
     pub call_end: u64,
     /// Where a call that is not to be made goes on.
     pub call_cancel: u64,
+    /// The end of its heap (brk(2)), which ENTER_COLLECT fills in.
+    pub brk: u64,
     /// The shim's answer to signals: the handler of every signal that the program handles.
     pub on_signal: u64,
     /// Slots that are taken, a bit each.

@@ -1,21 +1,23 @@
 //! The load of this node: it is measured and told, and processes are moved where they have more.
 //!
-//! What moves where is for [`balance`] to decide; here are its eyes and hands. Of this node's own processes those of users
-//! move by themselves, root's and daemons' never. A guest is moved by its home alone, which sees this node's load.
+//! What moves where is for [`crate::balance`] to decide, which keeps the books; here are its eyes and hands. Of this
+//! node's own processes those of users move by themselves, root's and daemons' never. A guest is moved by its home alone,
+//! which sees this node's load.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Config;
 use super::histories::{Histories, Seen};
 use super::moves::{MoveError, Moves, Notes};
-use crate::balance::{self, Candidate, Costs, Move, Place, View, would_take};
+use crate::balance::{Books, Candidate, Costs, Failed, Move, View, best_place};
 use crate::discovery::{Map, Neighbours};
-use crate::load::{Load, Measured, Meter, STANDARD_SPEED, Status, running_of, speed};
+use crate::load::{Load, Measured, Meter, STANDARD_SPEED, Status, speed};
 use crate::wire::Offer;
 use crate::wire::local::{Answer, Moved, Settings};
 
@@ -23,68 +25,52 @@ use crate::wire::local::{Answer, Moved, Settings};
 const COUNT: Duration = Duration::from_millis(100);
 /// How long the configuration is good before it is read again.
 const CONFIG: Duration = Duration::from_secs(5);
+/// More than the time between two words of this node's load.
+const TELLING: Duration = Duration::from_secs(1);
 /// Between two looks at what is away, while something is.
 const AWAY: Duration = Duration::from_secs(1);
-/// What a node told longer ago than this says nothing about it now.
-const OLD: Duration = Duration::from_secs(20);
-/// Moves at a time.
-const MOVES: usize = 6;
-/// What is measured shows who has come only after so long.
-const SHOWS: Duration = Duration::from_millis(600);
-/// How long a process that stays, or a node that takes none, is left alone at first, and at the most.
-const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(120)];
 
 /// The state of it.
-#[derive(Debug, Default)]
-pub struct Balancer(Mutex<State>);
+#[derive(Debug)]
+pub struct Balancer {
+    state: Mutex<State>,
+    /// Where the books' time begins.
+    start: Instant,
+    /// The settings have been looked at.
+    turned: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
-    measured: Option<Measured>,
-    speed: u32,
-    status: Status,
-    /// Guests that came, and when: the measurement does not show them yet.
-    came: Vec<Instant>,
-    /// Processes that are being moved, and where to; none: home.
-    under_way: Vec<(i32, Option<Ipv4Addr>)>,
-    /// Where processes have gone, and when: what that node tells does not show them yet.
-    gone: Vec<(Ipv4Addr, Instant)>,
-    /// Who is left alone, until when, and for how long the last time.
-    pauses: HashMap<Whom, (Instant, Duration)>,
-    /// Since when processes are where they are.
-    since: HashMap<i32, (Ipv4Addr, Instant)>,
-    costs: Costs,
+    books: Books,
     /// Something may be away.
     look: bool,
+    /// Processes whose best place somebody waits for.
+    asked: Vec<(i32, oneshot::Sender<Option<Ipv4Addr>>)>,
 }
 
-/// Who can be left alone for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Whom {
-    Process(i32),
-    Node(Ipv4Addr),
+impl Default for Balancer {
+    fn default() -> Self {
+        Self { state: Mutex::default(), start: Instant::now(), turned: Notify::new() }
+    }
 }
 
 impl Balancer {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing fails while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a process that another node offers by itself is taken; `Err` says why not, for that node.
-    pub fn consider(&self, offer: &Offer) -> Result<(), String> {
-        let mut state = self.state();
-        let now = Instant::now();
-        let Some(mut place) = state.own(Ipv4Addr::UNSPECIFIED) else {
-            return Err("it has not measured its load yet".to_owned());
-        };
-        state.came.retain(|at| now.saturating_duration_since(*at) < SHOWS);
-        place.running += counted(state.came.len());
-        if !would_take(&place, offer.has, offer.memory, offer.ushered) {
-            return Err("its load has changed".to_owned());
-        }
-        state.came.push(now);
-        Ok(())
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Whether a process that another node offers by itself is taken.
+    ///
+    /// # Errors
+    /// Why not, for that node.
+    pub fn consider(&self, offer: &Offer) -> Result<(), &'static str> {
+        self.state().books.consider(self.now(), offer)
     }
 
     /// A process has been sent off: it may be away from now on.
@@ -92,10 +78,46 @@ impl Balancer {
         self.state().look = true;
     }
 
-    /// The same for whoever asks.
+    /// The memory of a process has been sent to another node: so many octets, in so long a time, by a connection that has
+    /// been there and back as fast as that.
+    pub fn sent(&self, octets: u64, took: Duration, round_trip: Duration) {
+        self.state().books.sent(octets, took, round_trip);
+    }
+
+    /// What this node tells of itself, or would if it were not quiet.
+    pub fn load(&self) -> Option<Load> {
+        self.state().books.load()
+    }
+
+    /// Waits until what was set before is told; where nothing is told, for no longer than that could take.
+    pub async fn is_told(&self) {
+        let _told_or_not = timeout(TELLING, self.turned.notified()).await;
+    }
+
+    /// A user has sent a process where he wants it.
+    pub fn by_hand(&self, pid: i32) {
+        self.state().books.by_hand(self.now(), pid);
+    }
+
+    /// Where a process would have most now, none: at home; and it is left alone no longer.
+    ///
+    /// # Errors
+    /// Nothing is known of the load.
+    pub async fn best_place(&self, pid: i32) -> Result<Option<Ipv4Addr>, MoveError> {
+        let answered = {
+            let (answer, answered) = oneshot::channel();
+            let mut state = self.state();
+            state.books.asked(pid);
+            state.asked.push((pid, answer));
+            answered
+        };
+        answered.await.map_err(|_| MoveError::Unmeasured)
+    }
+
+    /// What moves and calls cost, as far as it is known, for whoever asks.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     pub fn told_costs(&self) -> Answer {
-        let Costs { base, rate, call } = self.costs();
+        let Costs { base, rate, call } = self.state().books.costs();
         Answer::Costs {
             move_us: (base * 1e6) as u64,
             kib_per_second: rate as u64,
@@ -103,39 +125,22 @@ impl Balancer {
         }
     }
 
-    /// What moves and calls cost, as far as it is known.
-    pub fn costs(&self) -> Costs {
-        self.state().costs
-    }
-}
-
-fn counted(count: usize) -> f64 {
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
-}
-
-impl State {
-    /// This node.
-    fn own(&self, address: Ipv4Addr) -> Option<Place> {
-        let measured = self.measured?;
-        Some(Place {
-            address,
-            speed: f64::from(self.speed) / f64::from(STANDARD_SPEED),
-            processors: f64::from(measured.processors) / 100.0,
-            running: measured.told,
-            free: measured.mem,
-            memory: measured.tmem,
-            open: !self.status.has(Status::BLOCK),
-        })
-    }
-
-    fn rests(&self, whom: Whom, now: Instant) -> bool {
-        self.pauses.get(&whom).is_some_and(|(until, _)| *until > now)
-    }
-
-    fn rest(&mut self, whom: Whom, now: Instant) {
-        let last = self.pauses.get(&whom).map_or(PAUSES[0] / 2, |(_, pause)| *pause);
-        let pause = (last * 2).min(PAUSES[1]);
-        self.pauses.insert(whom, (now + pause, pause));
+    fn ended(&self, it: &Move, done: Result<(), MoveError>, begun: Duration) {
+        let now = self.now();
+        let mut state = self.state();
+        state.look = true;
+        let Err(error) = done else {
+            return state.books.done(now, it, now.saturating_sub(begun));
+        };
+        let why = match error {
+            MoveError::NoProcess { .. } | MoveError::Ended { .. } => Failed::Gone,
+            MoveError::Peer { .. } | MoveError::NoAddress { .. } => Failed::Node,
+            _ => Failed::Process,
+        };
+        if why != Failed::Gone {
+            tracing::debug!(pid = it.pid, %error, "is not moved to share the load");
+        }
+        state.books.failed(now, it, why);
     }
 }
 
@@ -150,7 +155,6 @@ struct Loop {
     histories: Histories,
     /// What is away, and when it was looked at.
     away: (Vec<Moved>, Option<Instant>),
-    idle: bool,
 }
 
 /// Measures, tells and moves, for ever.
@@ -175,7 +179,6 @@ pub async fn keep(moves: Arc<Moves>) {
         measured_speed: measured.unwrap_or(STANDARD_SPEED),
         histories: Histories::new(),
         away: (Vec::new(), None),
-        idle: true,
     };
     it.moves.balancer().state().look = true;
     let mut meter = Meter::of_node();
@@ -186,7 +189,11 @@ pub async fn keep(moves: Arc<Moves>) {
         ticks.tick().await;
         let turned = match meter.count() {
             Ok(None) => continue,
-            Ok(Some(measured)) => it.turn(measured),
+            Ok(Some(measured)) => {
+                let turned = it.turn(measured);
+                it.moves.balancer().turned.notify_waiters();
+                turned
+            }
             Err(error) => Err(error.into()),
         };
         let problem = turned.err().map(|error| error.to_string()).unwrap_or_default();
@@ -206,26 +213,32 @@ impl Loop {
         let settings = self.config.0.settings()?;
         self.map = self.config.0.map()?;
         let (speed, status) = (self.speed(&settings), status(&settings));
-        self.tell(&measured, speed, status);
-        {
-            let mut state = self.moves.balancer().state();
-            (state.measured, state.speed, state.status) = (Some(measured), speed, status);
+        let told = (!status.has(Status::QUIET)).then(|| measured.load(speed, status));
+        self.neighbours.tell(told);
+        // Who has nothing to do says so at once to those that have most.
+        if self.moves.balancer().state().books.measure(measured, speed, status) && told.is_some() {
+            self.neighbours.urge();
+        }
+        let asked = std::mem::take(&mut self.moves.balancer().state().asked);
+        if settings.stay && asked.is_empty() {
+            return Ok(());
+        }
+        let Some(view) = self.view(&settings) else { return Ok(()) };
+        self.look_away(now)?;
+        if asked.is_empty() && self.away.0.is_empty() && !view.asks() {
+            return Ok(());
+        }
+        let candidates = self.candidates(&settings)?;
+        for (pid, answer) in asked {
+            // Who has asked may wait no longer.
+            let _answered = answer.send(self.best_place(&view, &candidates, pid)?);
         }
         if settings.stay {
             return Ok(());
         }
-        let view = self.view(&settings, &measured, now);
-        let short = view.home.free < view.home.memory / 10;
-        let better = view.others.iter().any(|place| place.open && place.gives(1.0) > view.home.gives(0.0));
-        self.look_away(now)?;
-        if self.away.0.is_empty() && !short && (view.stay || !better) {
-            return Ok(());
-        }
-        let candidates = self.candidates(&settings, now)?;
-        let costs = self.moves.balancer().costs();
-        let free = MOVES.saturating_sub(self.moves.balancer().state().under_way.len());
-        for it in balance::decide(&view, &candidates, &costs, free) {
-            self.begin(it, &candidates);
+        let moves = self.moves.balancer().state().books.decide(&view, &candidates);
+        for (it, offer) in moves {
+            self.begin(it, offer);
         }
         Ok(())
     }
@@ -238,48 +251,42 @@ impl Loop {
         }
     }
 
-    fn tell(&mut self, measured: &Measured, speed: u32, status: Status) {
-        let told = (!status.has(Status::QUIET)).then(|| measured.load(speed, status));
-        self.neighbours.tell(told);
-        // Who has nothing to do says so at once to those that have most.
-        let idle = measured.told + 0.5 < f64::from(measured.processors) / 100.0;
-        if idle && !self.idle && told.is_some() {
-            self.neighbours.urge();
-        }
-        self.idle = idle;
+    fn view(&self, settings: &Settings) -> Option<View> {
+        let mapped = |address: &Ipv4Addr| self.map.as_ref().is_none_or(|map| map.id_of(*address).is_some());
+        let (balancer, address) = (self.moves.balancer(), self.neighbours.address());
+        let (now, stay) = (balancer.now(), settings.lstay || !settings.sharing);
+        self.neighbours.told(|told| {
+            let told = told.filter(|(address, ..)| mapped(address));
+            balancer.state().books.view(now, address, told, stay)
+        })
     }
 
-    fn view(&self, settings: &Settings, measured: &Measured, now: Instant) -> View {
-        let mut state = self.moves.balancer().state();
-        let State { gone, pauses, .. } = &mut *state;
-        gone.retain(|(_, at)| now.saturating_duration_since(*at) < OLD);
-        pauses.retain(|_, (until, pause)| *until + *pause > now);
-        let place = |address: Ipv4Addr| {
-            let (load, age) = self.neighbours.load_of(address)?;
-            if age > OLD || state.rests(Whom::Node(address), now) {
-                return None;
-            }
-            let unseen = |at: Instant| now.saturating_duration_since(at) < age + SHOWS;
-            let gone = state.gone.iter().filter(|(to, at)| *to == address && unseen(*at)).count();
-            let coming = state.under_way.iter().filter(|(_, to)| *to == Some(address)).count();
-            Some(Place { running: running_of(&load) + counted(gone + coming), ..of_load(address, &load) })
+    fn best_place(
+        &self,
+        view: &View,
+        candidates: &[Candidate],
+        pid: i32,
+    ) -> Result<Option<Ipv4Addr>, MoveError> {
+        let costs = self.moves.balancer().state().books.costs();
+        let one = |it: &&Candidate| it.pid == pid;
+        if let Some(candidate) = candidates.iter().find(one) {
+            return Ok(best_place(view, candidate, &costs));
+        }
+        // It would not move by itself.
+        let node = self.away.0.iter().find(|moved| moved.pid == pid).map(|moved| moved.node.clone());
+        let peers = self.config.0.peers()?;
+        let away = node.and_then(|node| peers.named(&node)?.address);
+        let candidate = Candidate {
+            pid,
+            used: 0.0,
+            runs: true,
+            memory: 0,
+            calls: 0.0,
+            io: false,
+            away,
+            since: Duration::MAX,
         };
-        let mapped = |address: &Ipv4Addr| self.map.as_ref().is_none_or(|map| map.id_of(*address).is_some());
-        let others = self.neighbours.members().into_iter().filter(mapped).filter_map(place).collect();
-        let mut home = state.own(self.neighbours.address()).unwrap_or(Place {
-            address: self.neighbours.address(),
-            speed: 1.0,
-            processors: 1.0,
-            running: 0.0,
-            free: measured.mem,
-            memory: measured.tmem,
-            open: true,
-        });
-        // Those that are on their way still count here, or not yet.
-        let [leaving, coming] = [true, false]
-            .map(|away| counted(state.under_way.iter().filter(|(_, to)| to.is_some() == away).count()));
-        home.running = (measured.mean - leaving + coming).max(0.0);
-        View { home, others, stay: settings.lstay || !settings.sharing }
+        Ok(best_place(view, &candidate, &costs))
     }
 
     /// What is away, where something may be.
@@ -295,7 +302,7 @@ impl Loop {
         Ok(())
     }
 
-    fn candidates(&mut self, settings: &Settings, now: Instant) -> Result<Vec<Candidate>, MoveError> {
+    fn candidates(&mut self, settings: &Settings) -> Result<Vec<Candidate>, MoveError> {
         let notes = Notes::below(self.config.0.kept());
         let note = |pid| notes.inherited(pid);
         let seen = self.histories.look(settings.decay, |pid| note(pid).hints)?;
@@ -306,19 +313,16 @@ impl Loop {
             .iter()
             .map(|moved| (moved.pid, peers.named(&moved.node).and_then(|peer| peer.address)))
             .collect();
+        let speed = f64::from(self.speed(settings)) / f64::from(STANDARD_SPEED);
+        let now = self.moves.balancer().now();
         let mut state = self.moves.balancer().state();
-        let State { since, .. } = &mut *state;
-        since.retain(|pid, _| away.contains_key(pid));
+        let books = &mut state.books;
+        books.still_away(|pid| away.contains_key(&pid));
         let mut candidates = Vec::new();
         for process in seen {
             let Seen { pid, runs, memory, used, calls, .. } = process;
             let place = away.get(&pid);
-            if place.is_none() && !runs && memory == 0 {
-                continue;
-            }
-            if state.under_way.iter().any(|(moving, _)| *moving == pid)
-                || state.rests(Whom::Process(pid), now)
-            {
+            if (place.is_none() && !runs && memory == 0) || !books.may_move(now, pid) {
                 continue;
             }
             let note = note(pid);
@@ -327,90 +331,25 @@ impl Loop {
             }
             let io = note.hints.cpu == Some(false);
             let calls = if note.hints.cpu == Some(true) { 0.0 } else { calls };
-            let mut candidate = Candidate {
-                pid,
-                used: used.as_secs_f64(),
-                runs,
-                memory,
-                calls,
-                io,
-                away: None,
-                since: Duration::MAX,
-            };
-            if let Some(place) = place {
+            let (used, since) = (used.as_secs_f64() * speed, Duration::MAX);
+            let here = Candidate { pid, used, runs, memory, calls, io, away: None, since };
+            candidates.push(match place {
+                None => here,
+                Some(Some(address)) => books.away(now, here, *address),
                 // Its node is not known any more.
-                let Some(address) = *place else { continue };
-                let (at, begun) = state.since.entry(pid).or_insert((address, now));
-                if *at != address {
-                    (*at, *begun) = (address, now);
-                }
-                let here = now.saturating_duration_since(*begun);
-                // What it uses there is not seen here; one that has come this far is no short-lived one.
-                candidate = Candidate {
-                    used: candidate.used + here.as_secs_f64(),
-                    runs: true,
-                    away: Some(address),
-                    since: here,
-                    ..candidate
-                };
-            }
-            candidates.push(candidate);
+                Some(None) => continue,
+            });
         }
         Ok(candidates)
     }
 
-    fn begin(&self, it: Move, candidates: &[Candidate]) {
-        let Some(candidate) = candidates.iter().find(|candidate| candidate.pid == it.pid).copied() else {
-            return;
-        };
-        let moves = Arc::clone(&self.moves);
-        let mut state = moves.balancer().state();
-        state.under_way.push((it.pid, it.to));
-        drop(state);
+    fn begin(&self, it: Move, offer: Offer) {
         let moves = Arc::clone(&self.moves);
         tokio::spawn(async move {
-            let offer = Offer { has: it.has, memory: candidate.memory, ushered: it.ushered };
-            let begun = Instant::now();
+            let begun = moves.balancer().now();
             let done = moves.move_by_itself(it.pid, it.to, offer).await;
-            moves.balancer().state().ended(&it, done, begun);
+            moves.balancer().ended(&it, done, begun);
         });
-    }
-}
-
-impl State {
-    fn ended(&mut self, it: &Move, done: Result<(), MoveError>, begun: Instant) {
-        let now = Instant::now();
-        self.under_way.retain(|(pid, _)| *pid != it.pid);
-        self.look = true;
-        let Err(error) = done else {
-            if let Some(to) = it.to {
-                self.gone.push((to, now));
-                self.pauses.remove(&Whom::Node(to));
-                let took = now.saturating_duration_since(begun).as_secs_f64();
-                self.costs.base = self.costs.base * 0.9 + took.min(5.0) * 0.1;
-            }
-            self.pauses.remove(&Whom::Process(it.pid));
-            return;
-        };
-        let whom = match (&error, it.to) {
-            (MoveError::NoProcess { .. } | MoveError::Ended { .. }, _) => return,
-            (MoveError::Peer { .. } | MoveError::NoAddress { .. }, Some(to)) => Whom::Node(to),
-            _ => Whom::Process(it.pid),
-        };
-        tracing::debug!(pid = it.pid, %error, "is not moved to share the load");
-        self.rest(whom, now);
-    }
-}
-
-fn of_load(address: Ipv4Addr, load: &Load) -> Place {
-    Place {
-        address,
-        speed: f64::from(load.speed) / f64::from(STANDARD_SPEED),
-        processors: f64::from(load.cpus) / 100.0,
-        running: running_of(load),
-        free: load.mem,
-        memory: load.tmem,
-        open: load.status.has(Status::UP) && !load.status.has(Status::BLOCK),
     }
 }
 

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Peers;
+use super::{Peer, Peers};
 use crate::balance::Share;
 use crate::discovery::Map;
 use crate::wire::AGENTS_PORT;
@@ -195,6 +196,18 @@ impl Config {
         }
     }
 
+    /// Writes down what the master says that the nodes are.
+    ///
+    /// # Errors
+    /// Those of writing it down.
+    pub fn set_peers(&self, peers: &[Peer]) -> io::Result<()> {
+        let new = self.peers.with_extension("new");
+        fs::write(&new, serde_json::to_vec_pretty(peers)?)?;
+        // All may know them, whatever the agent's umask.
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
+        fs::rename(new, &self.peers)
+    }
+
     /// The nodes of the cluster, as they are now.
     ///
     /// # Errors
@@ -224,5 +237,15 @@ mod tests {
         fs::write(&path, good.replace("http_port", "htp_port")).unwrap();
         let error = Config::read(&path).unwrap_err().to_string();
         assert!(error.contains("htp_port") && error.contains("template"), "{error}");
+    }
+
+    #[test]
+    fn every_key_is_in_the_manual() {
+        let text = r#"{"cluster": "aula", "node": "n1", "master": "192.168.45.1", "control_port": 1, "http_port": 2}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        let page = include_str!("../../../packaging/man/teselad.8");
+        for key in serde_json::to_value(config).unwrap().as_object().unwrap().keys() {
+            assert!(page.split([' ', '\n', '"', ',']).any(|word| word == key), "{key}");
+        }
     }
 }

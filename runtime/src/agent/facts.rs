@@ -25,6 +25,7 @@ pub(super) fn heartbeat() -> Heartbeat {
         memory_total_kib: memory_kib(&meminfo, "MemTotal:").unwrap_or(0),
         memory_available_kib: memory_kib(&meminfo, "MemAvailable:").unwrap_or(0),
         uptime_seconds: uptime_seconds(),
+        clock_ms: Some(jiff::Timestamp::now().as_millisecond()),
     }
 }
 

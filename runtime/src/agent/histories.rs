@@ -113,7 +113,7 @@ impl Histories {
         let Some(before) = before else {
             // Of one that is seen for the first time as much counts as would have been kept by now.
             let all = stat.ticks as f64 / self.second;
-            let used = match kept(decay, hints.fading) {
+            let used = match kept(decay, hints.fading, decay.interval.into()) {
                 share if share < 1.0 => all.min(f64::from(decay.interval) / (1.0 - share)),
                 _ => all,
             };
@@ -122,8 +122,7 @@ impl Histories {
         };
         let time = at.saturating_duration_since(before.at).as_secs_f64();
         let delta = stat.ticks.saturating_sub(before.ticks) as f64 / self.second;
-        let share = kept(decay, hints.fading).powf(time / f64::from(decay.interval.max(1)));
-        let used = before.used * share + delta;
+        let used = before.used * kept(decay, hints.fading, time) + delta;
         // A look at it is short, and the rate of calls is not.
         let weight = (delta / (delta + 0.5)).clamp(0.0, 1.0);
         let now =
@@ -134,11 +133,11 @@ impl Histories {
     }
 }
 
-/// What is kept of statistics after an interval.
-fn kept(decay: Decay, fading: Fading) -> f64 {
+/// What is kept of statistics after so many seconds.
+fn kept(decay: Decay, fading: Fading, seconds: f64) -> f64 {
     match fading {
-        Fading::Slow => f64::from(decay.slow.min(1000)) / 1000.0,
-        Fading::Fast => f64::from(decay.fast.min(1000)) / 1000.0,
+        Fading::Slow => decay.kept(decay.slow, seconds),
+        Fading::Fast => decay.kept(decay.fast, seconds),
         Fading::None => 1.0,
     }
 }

@@ -5,6 +5,7 @@
 //! From there on it sends a [`Heartbeat`] as often as it was told, and does what the master asks:
 //!
 //! - **Refresh**: files were rendered anew, and the kernel is made to look again ([`refresh`]).
+//! - **Peers**: the list of nodes, for a member that has joined and has no root of the master's.
 //!
 //! A connection that ends, or on which nothing is heard for three heartbeats, is made again, after a
 //! pause that doubles from [`FIRST_PAUSE`] to [`LONGEST_PAUSE`]; the node goes on undisturbed meanwhile,
@@ -97,7 +98,7 @@ pub async fn run(config: &Config, neighbours: Option<&Neighbours>, stop: impl Fu
             () = &mut stop => break,
         };
         let (ended, was_member) = match joined {
-            Ok(session) => (session.serve(&mut stop).await, true),
+            Ok(session) => (session.serve(config, &mut stop).await, true),
             Err(error) => (Err(error), false),
         };
         let Err(problem) = ended.map_err(|error| error.to_string()) else { break };
@@ -166,7 +167,12 @@ impl Session {
     }
 
     /// `Ok` only where `stop` came.
-    async fn serve(mut self, mut stop: impl Future<Output = ()> + Unpin) -> Result<(), SessionError> {
+    async fn serve(
+        mut self,
+        config: &Config,
+        mut stop: impl Future<Output = ()> + Unpin,
+    ) -> Result<(), SessionError> {
+        let mut peers = Vec::new();
         let mut beats = tokio::time::interval_at(Instant::now() + self.beat, self.beat);
         let mut silent_from = Instant::now() + 3 * self.beat;
         // What the file system makes wait must not make the heart stop.
@@ -182,6 +188,15 @@ impl Session {
                                 // The channel is closed where the connection has ended meanwhile.
                                 let _nobody_asks_any_more = done.blocking_send(refresh::look_again(&request));
                             });
+                            continue;
+                        }
+                        Some(ToNode::Peers(part)) => {
+                            peers.extend(part.peers);
+                            if part.last
+                                && let Err(problem) = config.set_peers(&std::mem::take(&mut peers))
+                            {
+                                warn!(%problem, "this node goes on with the nodes that it knows");
+                            }
                             continue;
                         }
                         Some(ToNode::Welcome(_) | ToNode::Alive) => continue,

@@ -116,6 +116,14 @@ pub struct View {
     pub stay: bool,
 }
 
+impl View {
+    /// Whether there may be something to decide, as far as processes go that are at home.
+    pub fn asks(&self) -> bool {
+        let better = |place: &Place| place.open && place.gives(1.0) > self.home.gives(0.0);
+        self.home.free < self.home.memory / 10 || (!self.stay && self.others.iter().any(better))
+    }
+}
+
 /// A process that is to move.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Move {
@@ -191,6 +199,18 @@ fn best(view: &View, candidates: &[Candidate], costs: &Costs) -> Option<(usize, 
         }
     }
     best.map(|(_, index, to)| (index, to))
+}
+
+/// Where a process would have most, its memory having room there, whatever a move costs: its user has asked. Where it is,
+/// unless it is clearly more; none: home.
+pub fn best_place(view: &View, candidate: &Candidate, costs: &Costs) -> Option<Ipv4Addr> {
+    let here = (candidate.away, has_now(view, candidate, costs) * GAIN);
+    let home = candidate.away.is_some().then_some((None, view.home.gives(1.0)));
+    let open = view.others.iter().filter(|place| place.open && fits(place, candidate.memory));
+    let away = open.filter(|place| Some(place.address) != candidate.away && !candidate.io);
+    let away = away.map(|place| (Some(place.address), place.gives(1.0) / costs.away(candidate)));
+    let all = std::iter::once(here).chain(home).chain(away);
+    all.max_by(|(_, one), (_, other)| one.total_cmp(other)).and_then(|(place, _)| place)
 }
 
 /// The nodes that would give one more process most.

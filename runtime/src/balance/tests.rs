@@ -39,6 +39,21 @@ fn a_batch_spreads_until_all_give_the_same() {
 }
 
 #[test]
+fn one_whose_user_asks_goes_where_it_has_most() {
+    let of = view(4.0, &[3.0, 1.0]);
+    let costs = Costs { base: 1000.0, ..Costs::default() };
+    let best = |candidate| best_place(&of, &candidate, &costs).map(|address| address.octets()[3]);
+    assert_eq!(best(job(1, 0.0)), Some(3), "however young it is");
+    assert_eq!(best(Candidate { memory: 5 * GIB, ..job(1, 9.0) }), None, "there is no room");
+    assert_eq!(best(Candidate { io: true, ..job(1, 9.0) }), None);
+    let away = |number: u8| Some(Ipv4Addr::new(10, 0, 0, number));
+    assert_eq!(best(Candidate { away: away(2), ..job(1, 9.0) }), Some(3));
+    assert_eq!(best(Candidate { away: away(3), ..job(1, 9.0) }), Some(3));
+    let of = view(0.0, &[3.0, 1.0]);
+    assert_eq!(best_place(&of, &Candidate { away: away(2), ..job(1, 9.0) }, &costs), None, "home");
+}
+
+#[test]
 fn faster_nodes_draw_more() {
     let mut of = view(14.0, &[]);
     of.others = vec![place(2, 2.0, 0.0), place(3, 4.0, 0.0)];

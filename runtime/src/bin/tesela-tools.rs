@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     match tool(rest) {
         Ended::Done(text) if text.is_empty() => ExitCode::SUCCESS,
         Ended::Done(text) => told(std::io::stdout(), &text, 0),
+        Ended::Wrong(text) => told(std::io::stdout(), &text, 1),
         Ended::Failed(reason) => told(std::io::stderr(), &format!("{name}: {reason}"), 1),
         Ended::Usage(problem) => told(std::io::stderr(), &format!("{name}: {problem}"), 2),
     }

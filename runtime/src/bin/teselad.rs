@@ -1,12 +1,16 @@
 //! The agent. `teselad [--config FILE]` is a member until SIGTERM or SIGINT; `teselad [--config FILE]
 //! report STAGE` tells the master once how far the boot has come.
 //!
+//! `teselad join MASTER --token TOKEN` has a machine that the master does not boot become a member
+//! ([`tesela_runtime::enroll::join`]).
+//!
 //! The agent runs itself as `teselad home PID` and `teselad guest`: the two sides of a process that is away.
 //! Each has the connection to the other as descriptor 3, and its keys on the standard input.
 //!
 //! Exit status 0, 1 (failed), 2 (wrong usage).
 
 use std::io::Write;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,11 +20,16 @@ use nix::sys::signal::SigSet;
 use tesela_runtime::agent::moves::Moves;
 use tesela_runtime::agent::{self, Config};
 use tesela_runtime::discovery::Neighbours;
+use tesela_runtime::enroll::join::{self, JoinToken};
 use tesela_runtime::hpc;
 use tesela_runtime::migrate;
+use tesela_runtime::wire::CONTROL_PORT;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-const USAGE: &str = "usage: teselad [--config FILE] [report STAGE | home PID | guest]";
+const USAGE: &str = "\
+usage: teselad [--config FILE] [report STAGE | home PID | guest]
+       teselad [--config FILE] join MASTER[:PORT] --token TOKEN
+`tesela node token NODE` on the master prints the words behind join.";
 
 /// How long joining waits for a word that only tells how far the boot has come.
 const REPORT_PATIENCE: Duration = Duration::from_secs(2);
@@ -30,11 +39,14 @@ enum Task {
     Report(String),
     Home(i32),
     Guest,
+    Join(SocketAddrV4, JoinToken),
 }
 
 fn main() -> ExitCode {
-    let Some((path, task)) = arguments(std::env::args().skip(1)) else {
-        return fail(USAGE, 2);
+    let (path, task) = match arguments(std::env::args().skip(1)) {
+        Ok(Some(words)) => words,
+        Ok(None) => return fail(USAGE, 2),
+        Err(problem) => return fail(&format!("{problem}\n{USAGE}"), 2),
     };
     // Whoever starts it may have some for himself, and they would be so in all that it starts.
     if let Err(error) = SigSet::empty().thread_set_mask() {
@@ -46,12 +58,13 @@ fn main() -> ExitCode {
     match task {
         Task::Home(pid) => return side(|| migrate::home_side(pid)),
         Task::Guest => return side(migrate::guest_side),
+        Task::Join(master, token) => return join(master, &token, &path),
         Task::Member | Task::Report(_) => {}
     }
     let done = Config::read(&path).map_err(|error| error.to_string()).and_then(|config| match task {
         Task::Report(stage) => agent::report::report(&config, &stage)
             .map_err(|error| format!("cannot report to {}:{}: {error}", config.master, config.http_port)),
-        Task::Member | Task::Home(_) | Task::Guest => {
+        Task::Member | Task::Home(_) | Task::Guest | Task::Join(..) => {
             member(&config, &path).map_err(|error| error.to_string())
         }
     });
@@ -61,19 +74,52 @@ fn main() -> ExitCode {
     }
 }
 
-fn arguments(mut words: impl Iterator<Item = String>) -> Option<(PathBuf, Task)> {
+/// `Ok(None)`: something is missing, or too much.
+fn arguments(mut words: impl Iterator<Item = String>) -> Result<Option<(PathBuf, Task)>, String> {
     let mut path = PathBuf::from(Config::PATH);
     let mut task = Task::Member;
+    let (mut joins, mut token) = (None, None);
     while let Some(word) = words.next() {
-        match word.as_str() {
-            "--config" => path = words.next()?.into(),
-            "report" => task = Task::Report(words.next()?),
-            "home" => task = Task::Home(words.next()?.parse().ok()?),
-            "guest" => task = Task::Guest,
-            _ => return None,
+        let mut value = || words.next();
+        let known = match word.as_str() {
+            "--config" => value().map(|word| path = word.into()),
+            "--token" => value().map(|word| token = Some(word)),
+            "join" => value().map(|word| joins = Some(word)),
+            "report" => value().map(|word| task = Task::Report(word)),
+            "home" => value().and_then(|word| word.parse().ok()).map(|pid| task = Task::Home(pid)),
+            "guest" => {
+                task = Task::Guest;
+                Some(())
+            }
+            _ => None,
+        };
+        if known.is_none() {
+            return Ok(None);
         }
     }
-    Some((path, task))
+    let task = match (joins, token) {
+        (Some(master), Some(token)) => Task::Join(address(&master)?, token.parse()?),
+        (None, None) => task,
+        _ => return Ok(None),
+    };
+    Ok(Some((path, task)))
+}
+
+fn address(word: &str) -> Result<SocketAddrV4, String> {
+    let plain = |_| word.parse().map(|address| SocketAddrV4::new(address, CONTROL_PORT));
+    word.parse().or_else(plain).map_err(|_| format!("`{word}` is no IPv4 address of a master"))
+}
+
+fn join(master: SocketAddrV4, token: &JoinToken, path: &Path) -> ExitCode {
+    match join::join(master, token, path, Path::new(join::KEYS)) {
+        Ok(Config { cluster, node, .. }) => {
+            println!(
+                "this machine is {node} of {cluster}; to start its agent: systemctl enable --now teselad"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error.to_string(), 1),
+    }
 }
 
 /// One side of a process that is away.
@@ -97,6 +143,9 @@ fn log() {
 
 fn member(config: &Config, path: &Path) -> std::io::Result<()> {
     log();
+    if let Err(error) = migrate::go_first() {
+        tracing::warn!(%error, "the agent has no turn before programs");
+    }
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -28,8 +28,10 @@ use crate::load::Load;
 pub const TELLING: Duration = Duration::from_secs(1);
 /// After the first hello.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Between two hellos at the most.
+/// Between two hellos of one node at the most, where there are up to [`FEW`] members. All hear each one: of more
+/// members each says it more rarely, so that all together say it about once a second.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const FEW: f64 = 10.0;
 /// About so many answer the hello of a newcomer, however many hear it.
 const ANSWERS: usize = 8;
 /// So many hear at once of a node that has room.
@@ -60,7 +62,7 @@ pub enum Content {
     },
     /// Of foca.
     Swim(Vec<u8>),
-    /// What the sender has learnt last.
+    /// The latest that the sender knows.
     Loads(Vec<Entry>),
 }
 
@@ -146,9 +148,10 @@ pub struct Core<R: Rng> {
     number: u64,
     version: u32,
     vector: Vector,
-    /// The latest run of each address that was ever a member, and whether it is one.
-    runs: HashMap<Ipv4Addr, (u64, bool)>,
-    members: Vec<Ipv4Addr>,
+    /// Who is alive, in the order of addresses.
+    members: Vec<Run>,
+    /// The last run of each address that was a member.
+    gone: HashMap<Ipv4Addr, u64>,
     heard: HashMap<Ipv4Addr, replay::Window>,
     /// Who has told something of its own most recently.
     recent: Option<Ipv4Addr>,
@@ -173,8 +176,8 @@ impl<R: Rng + Clone> Core<R> {
             number: 0,
             version: 0,
             vector: Vector::default(),
-            runs: HashMap::new(),
             members: Vec::new(),
+            gone: HashMap::new(),
             heard: HashMap::new(),
             recent: None,
             seeds: Vec::new(),
@@ -202,14 +205,20 @@ impl<R: Rng + Clone> Core<R> {
         self.run
     }
 
-    /// The others that are alive.
-    pub fn members(&self) -> &[Ipv4Addr] {
+    /// The others that are alive, in the order of their addresses.
+    pub fn members(&self) -> &[Run] {
         &self.members
     }
 
     /// What a node tells of itself, and how old that is.
     pub fn load_of(&self, now: Duration, address: Ipv4Addr) -> Option<(Load, Duration)> {
         self.vector.of(now, address)
+    }
+
+    /// What all nodes tell of themselves that this one has heard of lately, itself among them, and how old that is: the
+    /// latest first.
+    pub fn told(&self, now: Duration) -> impl Iterator<Item = (Ipv4Addr, Load, Duration)> {
+        self.vector.all(now)
     }
 
     /// What this node tells of itself from now on; `None`: nothing.
@@ -241,6 +250,18 @@ impl<R: Rng + Clone> Core<R> {
         self.elapse(now);
     }
 
+    /// Takes over who is there, and tells nobody: so a simulation begins in the middle.
+    pub fn know(&mut self, now: Duration, others: impl Iterator<Item = Run>) {
+        self.effects.now = now;
+        let others = others.filter(|run| run.address != self.run.address).map(Member::alive);
+        // It fails only where foca's own words do not fit a datagram.
+        let _known = self.foca.apply_many(others, false, &mut self.effects);
+        self.settle();
+        self.output = VecDeque::new();
+        self.pause = self.longest_pause();
+        self.hello = now + self.pause.mul_f64(self.rng.random());
+    }
+
     /// Says that this node leaves.
     pub fn leave(&mut self, now: Duration) {
         self.effects.now = now;
@@ -261,7 +282,7 @@ impl<R: Rng + Clone> Core<R> {
         if self.hello <= now {
             self.say_hello();
             self.hello = now + self.pause.mul_f64(1.0 + self.rng.random::<f64>() / 4.0);
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.pause = (self.pause * 2).min(self.longest_pause());
         }
         if self.telling <= now {
             self.gossip(now);
@@ -287,7 +308,7 @@ impl<R: Rng + Clone> Core<R> {
         if !self.heard.entry(from).or_default().is_new(run.number, number) {
             // One whose clock was set back is told, so that it can be heard.
             if matches!(content, Content::Hello { asks: true, .. }) {
-                let pass = self.runs.get(&from).map(|(known, _)| *known);
+                let pass = self.last_run(from);
                 if pass.is_some_and(|known| known > run.number) {
                     self.send(from, Content::Hello { asks: false, pass });
                 }
@@ -341,8 +362,28 @@ impl<R: Rng + Clone> Core<R> {
         }
     }
 
+    /// Where an address stands among the members, or would.
+    fn place(&self, address: Ipv4Addr) -> Result<usize, usize> {
+        self.members.binary_search_by_key(&address, |member| member.address)
+    }
+
     fn is_member(&self, run: Run) -> bool {
-        self.runs.get(&run.address) == Some(&(run.number, true))
+        self.place(run.address).is_ok_and(|at| self.members[at] == run)
+    }
+
+    fn last_run(&self, address: Ipv4Addr) -> Option<u64> {
+        let member = self.place(address).ok().map(|at| self.members[at].number);
+        member.or_else(|| self.gone.get(&address).copied())
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a length of time")]
+    fn longest_pause(&self) -> Duration {
+        LONGEST_PAUSE.mul_f64((self.members.len() as f64 / FEW).max(1.0))
+    }
+
+    /// The time within which each member says hello to all, twice or more often.
+    pub fn hellos(&self) -> Duration {
+        self.longest_pause() * 3
     }
 
     fn say_hello(&mut self) {
@@ -357,9 +398,9 @@ impl<R: Rng + Clone> Core<R> {
         if let Some(load) = self.own {
             self.tell(now, Some(load));
         }
-        let mut to: Vec<Ipv4Addr> = self.members.choose(&mut self.rng).copied().into_iter().collect();
-        let alive = |recent: &Ipv4Addr| self.runs.get(recent).is_some_and(|(_, alive)| *alive);
-        to.extend(self.recent.filter(|recent| !to.contains(recent) && alive(recent)));
+        let one = self.members.choose(&mut self.rng).map(|member| member.address);
+        let recent = self.recent.filter(|recent| one != Some(*recent) && self.place(*recent).is_ok());
+        let to: Vec<Ipv4Addr> = one.into_iter().chain(recent).collect();
         self.say_loads(now, &to);
     }
 
@@ -378,20 +419,27 @@ impl<R: Rng + Clone> Core<R> {
         for told in std::mem::take(&mut self.effects.told) {
             match told {
                 OwnedNotification::MemberUp(run) => {
-                    self.runs.insert(run.address, (run.number, true));
-                    self.members.push(run.address);
+                    self.gone.remove(&run.address);
+                    match self.place(run.address) {
+                        Ok(at) => self.members[at] = run,
+                        Err(at) => self.members.insert(at, run),
+                    }
                     self.output.push_back(Output::Up(run.address));
                 }
                 OwnedNotification::MemberDown(run) => {
-                    self.runs.insert(run.address, (run.number, false));
-                    self.members.retain(|member| *member != run.address);
+                    if let Ok(at) = self.place(run.address) {
+                        self.members.remove(at);
+                    }
+                    self.gone.insert(run.address, run.number);
                     self.vector.forget(run.address);
+                    // Of the fewer that are left each has to say hello more often.
+                    self.hello = self.hello.min(self.effects.now + self.longest_pause());
                     self.output.push_back(Output::Down(run.address));
                 }
-                OwnedNotification::Rename(_, run) => {
-                    let alive = self.runs.get(&run.address).is_some_and(|(_, alive)| *alive);
-                    self.runs.insert(run.address, (run.number, alive));
-                }
+                OwnedNotification::Rename(_, run) => match self.place(run.address) {
+                    Ok(at) => self.members[at] = run,
+                    Err(_) => _ = self.gone.insert(run.address, run.number),
+                },
                 OwnedNotification::Rejoin(run) => self.run = run,
                 _ => {}
             }

@@ -1,5 +1,6 @@
 //! The sockets and the clock of [`Core`], on a node.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,8 @@ pub struct Neighbours {
     seal: Seal,
     own: UdpSocket,
     all: UdpSocket,
+    /// When what a node says to all was heard last.
+    to_all: Mutex<HashMap<Ipv4Addr, Duration>>,
 }
 
 impl std::fmt::Debug for Neighbours {
@@ -74,6 +77,7 @@ impl Neighbours {
             seal: Seal::new(key),
             own,
             all,
+            to_all: Mutex::default(),
         }))
     }
 
@@ -85,20 +89,20 @@ impl Neighbours {
             self.put_out().await;
             let due = self.core().due().saturating_sub(self.start.elapsed());
             let heard = tokio::select! {
-                heard = self.own.recv_from(&mut one) => heard.map(|(length, from)| (&one[..length], from)),
-                heard = self.all.recv_from(&mut other) => heard.map(|(length, from)| (&other[..length], from)),
+                heard = self.own.recv_from(&mut one) => heard.map(|(length, from)| (&one[..length], from, false)),
+                heard = self.all.recv_from(&mut other) => heard.map(|(length, from)| (&other[..length], from, true)),
                 () = self.changed.notified() => continue,
                 () = sleep(due) => continue,
             };
             match heard {
-                Ok((datagram, from)) => self.take_in(datagram, from),
+                Ok((datagram, from, to_all)) => self.take_in(datagram, from, to_all),
                 // An earlier datagram could not be delivered (ICMP): its receiver is found dead by itself.
                 Err(error) => tracing::debug!(%error, "nothing is heard of a neighbour"),
             }
         }
     }
 
-    fn take_in(&self, datagram: &[u8], from: SocketAddr) {
+    fn take_in(&self, datagram: &[u8], from: SocketAddr, to_all: bool) {
         let SocketAddr::V4(from) = from else { return };
         let from = *from.ip();
         if from == self.address() {
@@ -108,8 +112,11 @@ impl Neighbours {
             tracing::debug!(%from, "sends what is not sealed with this cluster's key");
             return;
         };
-        if let Err(refused) = self.core().receive(self.start.elapsed(), from, &content) {
+        let now = self.start.elapsed();
+        if let Err(refused) = self.core().receive(now, from, &content) {
             tracing::debug!(%from, %refused, "a datagram is passed over");
+        } else if to_all {
+            self.to_all.lock().unwrap_or_else(PoisonError::into_inner).insert(from, now);
         }
     }
 
@@ -146,12 +153,29 @@ impl Neighbours {
 
     /// The others that are alive.
     pub fn members(&self) -> Vec<Ipv4Addr> {
-        self.core().members().to_vec()
+        self.core().members().iter().map(|member| member.address).collect()
     }
 
     /// What a node tells of itself, and how old that is.
     pub fn load_of(&self, address: Ipv4Addr) -> Option<(Load, Duration)> {
         self.core().load_of(self.start.elapsed(), address)
+    }
+
+    /// Looks at what all tell of themselves of which this node has heard lately, itself among them, and how old that is:
+    /// the latest first.
+    pub fn told<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = (Ipv4Addr, Load, Duration)>) -> T) -> T {
+        look(&mut self.core().told(self.start.elapsed()))
+    }
+
+    /// Whether what another node says to all is heard; `None`: this one has not been there for long enough to know.
+    pub fn hears_by_multicast(&self, address: Ipv4Addr) -> Option<bool> {
+        let (now, often) = (self.start.elapsed(), self.core().hellos());
+        let last = self.to_all.lock().unwrap_or_else(PoisonError::into_inner).get(&address).copied();
+        match last {
+            Some(last) if now.saturating_sub(last) < often => Some(true),
+            _ if now < often || address == self.address() => None,
+            _ => Some(false),
+        }
     }
 
     /// What this node tells of itself from now on; `None`: nothing.

@@ -18,6 +18,7 @@ struct Net {
     /// When, from whom, to whom.
     queue: BTreeMap<(Duration, u64), (Ipv4Addr, Ipv4Addr, Vec<u8>)>,
     sent: u64,
+    said_to_all: u64,
     multicast: bool,
     seed: u64,
 }
@@ -33,7 +34,7 @@ fn load(of: u32) -> Load {
 impl Net {
     fn new(multicast: bool) -> Self {
         let (nodes, queue) = (BTreeMap::new(), BTreeMap::new());
-        Self { now: Duration::from_secs(100), nodes, queue, sent: 0, multicast, seed: 7 }
+        Self { now: Duration::from_secs(100), nodes, queue, sent: 0, said_to_all: 0, multicast, seed: 7 }
     }
 
     fn start(&mut self, number: u8, clock: u64) {
@@ -48,6 +49,7 @@ impl Net {
     fn put_out(&mut self, from: Ipv4Addr) {
         let others: Vec<Ipv4Addr> = self.nodes.keys().copied().filter(|other| *other != from).collect();
         while let Some(output) = self.nodes.get_mut(&from).and_then(Core::output) {
+            self.said_to_all += u64::from(matches!(output, Output::SendAll(_)));
             let (to, octets) = match output {
                 Output::Send(to, octets) => (vec![to], octets),
                 Output::SendAll(octets) if self.multicast => (others.clone(), octets),
@@ -95,8 +97,9 @@ impl Net {
 
     fn all_know_all(&self) -> bool {
         self.nodes.values().all(|core| {
-            let known = |other: &Ipv4Addr| *other == core.run().address || core.members().contains(other);
-            core.members().len() + 1 == self.nodes.len() && self.nodes.keys().all(known)
+            let known: Vec<Ipv4Addr> = core.members().iter().map(|member| member.address).collect();
+            let others = self.nodes.keys().copied().filter(|other| *other != core.run().address);
+            known == others.collect::<Vec<_>>()
         })
     }
 }
@@ -201,6 +204,29 @@ fn loads_reach_all_and_are_not_old() {
 }
 
 #[test]
+fn of_many_each_says_hello_more_rarely() {
+    let mut net = Net::new(true);
+    for number in 1..=30 {
+        net.start(number, 1_000);
+    }
+    let all: Vec<Run> = net.nodes.values().map(Core::run).collect();
+    for core in net.nodes.values_mut() {
+        core.know(net.now, all.iter().copied());
+    }
+    assert!(net.all_know_all());
+    net.run_until(net.now + Duration::from_secs(60));
+    let said = std::mem::take(&mut net.said_to_all);
+    assert!((45..=65).contains(&said), "about one a second: {said}");
+    // One that is left alone says it as often as it did in the beginning.
+    let alone = *net.nodes.keys().next().unwrap();
+    net.nodes.retain(|address, _| *address == alone);
+    net.until(Net::all_know_all);
+    net.said_to_all = 0;
+    net.run_until(net.now + Duration::from_secs(60));
+    assert!((4..=8).contains(&net.said_to_all), "{}", net.said_to_all);
+}
+
+#[test]
 fn what_is_made_up_or_sent_again_changes_nothing() {
     let mut net = Net::new(true);
     net.start(1, 1_000);
@@ -217,7 +243,7 @@ fn what_is_made_up_or_sent_again_changes_nothing() {
     assert_eq!(core.receive(now, at(2), &[]), Err(Refused::NotUnderstood));
     assert!(core.members().is_empty());
     assert_eq!(core.receive(now, at(2), &hello(run, 1)), Ok(()));
-    assert_eq!(core.members(), [at(2)]);
+    assert_eq!(core.members(), [run]);
     assert_eq!(core.receive(now, at(2), &hello(run, 1)), Err(Refused::Replayed));
     // A word of one about another that is no member.
     let entry = |address, load_of| Entry {

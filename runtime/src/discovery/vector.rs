@@ -1,6 +1,6 @@
 //! What this node knows of the others' loads: the gossip of MOSIX.
 //!
-//! Every second a node sends what it has learnt most recently, its own load first, to a few others. A message has the
+//! Every second a node sends the latest that it knows, its own load first, to a few others. A message has the
 //! same size however many nodes there are, so the cost a node is constant. How old an entry is travels with it as a
 //! length of time, so that no two clocks have to agree.
 
@@ -15,6 +15,9 @@ use crate::load::Load;
 
 /// Entries in one message, so that it fits one frame of Ethernet.
 pub const IN_MESSAGE: usize = 24;
+/// Nodes of which something is kept: those with the latest words. Of more nodes than that each one knows a part, and
+/// not all the same; so neither memory nor work grows with them.
+const KEPT: usize = 800;
 
 /// What a node has told, as it travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,18 +38,16 @@ struct Known {
     number: u64,
     version: u32,
     load: Load,
-    /// When it was measured, by this node's clock.
-    measured: Duration,
-    /// In which order it was learnt.
-    learnt: u64,
+    /// When it was measured, by this node's clock, and in which order it was learnt.
+    measured: (Duration, u64),
 }
 
 /// What is known of all.
 #[derive(Debug, Default)]
 pub struct Vector {
     known: HashMap<Ipv4Addr, Known>,
-    /// Who told something, in the order in which it was learnt.
-    order: BTreeMap<u64, Ipv4Addr>,
+    /// Who told something, in the order in which it was measured.
+    order: BTreeMap<(Duration, u64), Ipv4Addr>,
     learnt: u64,
 }
 
@@ -59,26 +60,37 @@ impl Vector {
             return false;
         }
         self.learnt += 1;
-        let measured = now.saturating_sub(Duration::from_millis(age_ms.into()));
-        let known = Known { number: run.number, version, load, measured, learnt: self.learnt };
+        let measured = (now.saturating_sub(Duration::from_millis(age_ms.into())), self.learnt);
+        let known = Known { number: run.number, version, load, measured };
         if let Some(before) = self.known.insert(run.address, known) {
-            self.order.remove(&before.learnt);
+            self.order.remove(&before.measured);
         }
-        self.order.insert(self.learnt, run.address);
+        self.order.insert(measured, run.address);
+        if self.known.len() > KEPT
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.known.remove(&oldest);
+        }
         true
     }
 
     /// A node is gone: what it told is no longer so.
     pub fn forget(&mut self, address: Ipv4Addr) {
         if let Some(known) = self.known.remove(&address) {
-            self.order.remove(&known.learnt);
+            self.order.remove(&known.measured);
         }
     }
 
     /// What a node tells of itself, and how old that is.
     pub fn of(&self, now: Duration, address: Ipv4Addr) -> Option<(Load, Duration)> {
         let known = self.known.get(&address)?;
-        Some((known.load, now.saturating_sub(known.measured)))
+        Some((known.load, now.saturating_sub(known.measured.0)))
+    }
+
+    /// What all those tell of themselves of which something is known, and how old that is, latest first.
+    pub fn all(&self, now: Duration) -> impl Iterator<Item = (Ipv4Addr, Load, Duration)> {
+        let told = move |address: &Ipv4Addr| self.of(now, *address).map(|(load, age)| (*address, load, age));
+        self.order.values().rev().filter_map(told)
     }
 
     /// Those that have most to do, as far as is known.
@@ -89,7 +101,7 @@ impl Vector {
         all.into_iter().take(count).map(|(_, address)| address).collect()
     }
 
-    /// What was learnt most recently, latest first.
+    /// What was measured last, latest first.
     pub fn latest(&self, now: Duration, count: usize) -> Vec<Entry> {
         let latest = self.order.values().rev().take(count);
         latest
@@ -97,7 +109,7 @@ impl Vector {
             .map(|(address, known)| Entry {
                 run: Run { address: *address, number: known.number },
                 version: known.version,
-                age_ms: millis(now.saturating_sub(known.measured)),
+                age_ms: millis(now.saturating_sub(known.measured.0)),
                 load: known.load,
             })
             .collect()
@@ -144,5 +156,23 @@ mod tests {
         assert_eq!(latest.iter().map(|entry| entry.run.address.octets()[3]).collect::<Vec<_>>(), [3, 9, 8]);
         assert_eq!(latest[0].age_ms, 1300);
         assert_eq!(vector.latest(Duration::from_secs(12), 99).len(), 9);
+    }
+
+    #[test]
+    fn of_very_many_the_latest_are_known_and_nothing_old_comes_back() {
+        let mut vector = Vector::default();
+        let now = Duration::from_secs(50);
+        let of = |number: u32| {
+            let run = Run { address: Ipv4Addr::from(number), number: 1 };
+            Entry { run, ..entry(0, 1, 1, number) }
+        };
+        for number in 0..2000 {
+            assert!(vector.take(now, &of(number)));
+        }
+        assert_eq!((vector.all(now).count(), vector.order.len()), (KEPT, KEPT));
+        assert_eq!(vector.of(now, Ipv4Addr::from(1199)), None);
+        assert_eq!(vector.of(now, Ipv4Addr::from(1200)).map(|(load, _)| load.load), Some(1200));
+        vector.take(now, &Entry { age_ms: 1000, ..of(5) });
+        assert_eq!(vector.of(now, Ipv4Addr::from(5)), None, "older than all that is known");
     }
 }

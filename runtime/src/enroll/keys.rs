@@ -117,6 +117,7 @@ impl Unsigned {
             ssh_host_public_key: self.ssh_host_public_key()?,
             ssh_host_certificate: enrolled.ssh_host_certificate,
             cluster_key: enrolled.cluster_key,
+            config: enrolled.config,
         })
     }
 }
@@ -143,9 +144,15 @@ pub struct NodeKeys {
     ssh_host_public_key: String,
     ssh_host_certificate: String,
     cluster_key: String,
+    config: Option<String>,
 }
 
 impl NodeKeys {
+    /// The agent's configuration, where the master has sent it with the keys.
+    pub fn config(&self) -> Option<&str> {
+        self.config.as_deref()
+    }
+
     /// Writes the files of [`file`] into `directory`, which is made where it is missing. Private keys
     /// are for root alone; the rest everyone may read, and `ssh` of an ordinary user does.
     ///
@@ -235,6 +242,7 @@ mod tests {
             certificate: ca.pem(),
             ssh_host_certificate: "cert".into(),
             cluster_key: "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into(),
+            config: None,
         };
         let node = Unsigned::generate("n1").unwrap().signed(enrolled, ca.der()).unwrap();
         node.store(&keys).unwrap();

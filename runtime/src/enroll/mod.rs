@@ -7,6 +7,7 @@
 //! tmpfs ([`NodeKeys::store`]) and is gone when the node is switched off; no private key is ever on the
 //! network, on a disk or in the root.
 
+pub mod join;
 mod keys;
 
 use std::io;

@@ -519,6 +519,7 @@ mod tests {
                 up: true,
                 age_ms: Some(5),
                 load,
+                multicast: None,
             };
             let nodes = vec![node("10.0.0.1", "n1", None), node("10.0.10.220", "n2", Some(load))];
             Ok(match request {
@@ -646,5 +647,15 @@ mod tests {
             }
         }
         assert_eq!(*tree.0.0.borrow(), []);
+    }
+
+    #[test]
+    fn every_file_is_in_the_manual() {
+        let page = include_str!("../../../packaging/man/hpc.5");
+        let told = |name: &str| page.split([' ', '\n', '"', ',']).any(|word| word == name);
+        let decay = DECAY.map(|(name, _)| name);
+        for name in [&ADMIN[..], &decay, &NODE, &REMOTE, &PROCESS].concat() {
+            assert!(told(name), "{name}");
+        }
     }
 }

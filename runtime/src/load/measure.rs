@@ -1,17 +1,15 @@
 //! What this node measures of itself.
 //!
-//! Ten times a second it counts the processes and threads that run or could; four times a second the count becomes a
-//! load by MOSIX's two filters: what is told to others rises at once and falls slowly, so that nobody sends too much;
-//! what is used here rises slowly and falls at once, so that nothing is sent off for a moment's sake.
+//! Ten times a second it counts the processes and threads that run or could; some three times a second the count becomes
+//! a load ([`Filter`]).
 
 use std::fs;
 use std::io;
 
 use super::cgroup::Cgroup;
+use super::filter::{Filter, Filtered};
 use super::{Load, STANDARD_LOAD, STANDARD_SPEED, Status};
 
-/// Counts in one measurement: at ten a second, every quarter of one.
-pub const COUNTS: u32 = 3;
 /// The PID namespace of a kernel's first process (PROC_PID_INIT_INO).
 const FIRST_NAMESPACE: u64 = 0xEFFF_FFFC;
 
@@ -73,10 +71,7 @@ pub struct Meter {
     /// The kernel counts for this node alone.
     whole: bool,
     online: u32,
-    sum: u32,
-    counts: u32,
-    told: f64,
-    mean: f64,
+    filter: Filter,
     /// Time of all processors, and of that what they did nothing, in ticks.
     ticks: Option<(u64, u64)>,
 }
@@ -91,52 +86,22 @@ impl Meter {
             group: Cgroup::of_node(),
             whole: namespace.is_ok_and(|inode| inode == FIRST_NAMESPACE),
             online,
-            sum: 0,
-            counts: 0,
-            told: 0.0,
-            mean: 0.0,
+            filter: Filter::default(),
             ticks: None,
         }
     }
 
-    /// Counts; every [`COUNTS`] times there is something to tell.
+    /// Counts; after every few counts there is something to tell.
     ///
     /// # Errors
     /// Those of /proc.
     pub fn count(&mut self) -> io::Result<Option<Measured>> {
-        self.sum += if self.whole { running_by_kernel()? } else { running_by_look()? };
-        self.counts += 1;
-        if self.counts < COUNTS {
-            return Ok(None);
-        }
-        let running = f64::from(self.sum) / f64::from(self.counts);
-        (self.sum, self.counts) = (0, 0);
-        self.told = if running >= self.told { running } else { (3.0 * self.told + running) / 4.0 };
-        self.mean = if running > self.mean { (5.0 * self.mean + 3.0 * running) / 8.0 } else { running };
-        // What is left of one that has long gone is nothing.
-        if self.told < 0.01 {
-            self.told = 0.0;
-        }
+        let running = if self.whole { running_by_kernel()? } else { running_by_look()? };
+        let Some(Filtered { now, told, mean }) = self.filter.count(running) else { return Ok(None) };
         let processors = self.group.processors().unwrap_or(u32::MAX).min(self.online * 100);
-        let (mem, rmem, tmem) = self.memory()?;
-        let util = self.util(running, processors)?;
-        Ok(Some(Measured { told: self.told, mean: self.mean, processors, util, mem, rmem, tmem }))
-    }
-
-    fn memory(&self) -> io::Result<(u64, u64, u64)> {
-        let text = fs::read_to_string("/proc/meminfo")?;
-        let kib = |key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
-        };
-        let (mem, rmem, tmem) = (kib("MemAvailable:"), kib("MemFree:"), kib("MemTotal:"));
-        Ok(match self.group.memory() {
-            Some(group) if group.limit < tmem => {
-                let left = group.limit.saturating_sub(group.used);
-                (mem.min(left), rmem.min(left), group.limit)
-            }
-            _ => (mem, rmem, tmem),
-        })
+        let (mem, rmem, tmem) = memory(&self.group)?;
+        let util = self.util(now, processors)?;
+        Ok(Some(Measured { told, mean, processors, util, mem, rmem, tmem }))
     }
 
     fn util(&mut self, running: f64, processors: u32) -> io::Result<u8> {
@@ -155,6 +120,43 @@ impl Meter {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { 1.0 - part as f64 / whole as f64 };
         Ok(percent(share(idle.saturating_sub(idle_before), all.saturating_sub(all_before))))
     }
+}
+
+/// The memory that processes can still have, and all of it, in KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// See [`Load::mem`].
+    pub left: u64,
+    /// See [`Load::tmem`].
+    pub all: u64,
+}
+
+impl Room {
+    /// Of this node.
+    ///
+    /// # Errors
+    /// Those of /proc.
+    pub fn of_node() -> io::Result<Self> {
+        let (left, _, all) = memory(&Cgroup::of_node())?;
+        Ok(Self { left, all })
+    }
+}
+
+/// What [`Load::mem`], [`Load::rmem`] and [`Load::tmem`] say.
+fn memory(group: &Cgroup) -> io::Result<(u64, u64, u64)> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let kib = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
+    };
+    let (mem, rmem, tmem) = (kib("MemAvailable:"), kib("MemFree:"), kib("MemTotal:"));
+    Ok(match group.memory() {
+        Some(group) if group.limit < tmem => {
+            let left = group.limit.saturating_sub(group.used);
+            (mem.min(left), rmem.min(left), group.limit)
+        }
+        _ => (mem, rmem, tmem),
+    })
 }
 
 /// Those that the kernel counts, less the one that asks.
@@ -221,27 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_rises_at_once_and_what_is_used_here_falls_at_once() {
-        let mut meter = Meter::of_node();
-        let mut next = |running: u32| {
-            (meter.sum, meter.counts) = (running * COUNTS, COUNTS - 1);
-            // What runs here now is counted once more.
-            let measured = meter.count().unwrap().unwrap();
-            (measured.told, measured.mean)
-        };
-        let high = next(1000);
-        assert!(high.0 >= 1000.0 && high.1 < 500.0, "{high:?}");
-        let low = next(0);
-        assert!(low.0 > 700.0 && low.1 < 100.0, "{low:?}");
-    }
-
-    #[test]
     fn one_that_computes_is_counted_by_kernel_and_by_look() {
         assert_eq!(state(b"7 (a) b) R 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 3 0 9"), Some((b'R', 3)));
         assert_eq!(state(b"7 (x"), None);
         // At least this one runs, but it is the one that asks.
-        let measured = Meter::of_node().memory().unwrap();
-        assert!(measured.0 > 0 && measured.2 >= measured.0);
+        let Room { left, all } = Room::of_node().unwrap();
+        assert!(left > 0 && all >= left);
         running_by_kernel().unwrap();
         running_by_look().unwrap();
     }

@@ -5,13 +5,15 @@
 //! on a node with one processor of [`STANDARD_SPEED`], is a load of 100, and 50 on one that is twice as fast.
 
 mod cgroup;
+mod filter;
 mod measure;
 pub mod speed;
 
 use serde::{Deserialize, Serialize};
 
 pub use cgroup::{Cgroup, Memory};
-pub use measure::{Measured, Meter, load_of, running_of};
+pub use filter::{Filter, Filtered};
+pub use measure::{Measured, Meter, Room, load_of, running_of};
 
 /// The speed of a standard processor.
 pub const STANDARD_SPEED: u32 = 10_000;

@@ -11,6 +11,8 @@ const PAGE: u64 = 4096;
 /// The blob for one address.
 #[derive(Debug)]
 pub struct Blob {
+    /// The region's address.
+    pub base: u64,
     /// From the region's base on, in whole pages.
     pub memory: Vec<u8>,
     /// The address at which a thread enters it.
@@ -57,7 +59,7 @@ impl Blob {
             }
         }
         relocate(&mut memory, base)?;
-        Ok(Self { memory, entry: base + header.e_entry(endian), code })
+        Ok(Self { base, memory, entry: base + header.e_entry(endian), code })
     }
 }
 

@@ -103,31 +103,31 @@ impl Offers {
         }
     }
 
-    /// Says what of a process that stands still is left out.
+    /// Says what of a process that stands still, with these mappings, is left out.
     ///
     /// # Errors
     /// Those of /proc.
-    pub fn leave_out(&self, image: &mut Image) -> io::Result<()> {
+    pub fn leave_out(&self, image: &mut Image, lines: &[Line]) -> io::Result<()> {
         let pid = Pid::from_raw(image.tgid);
         // What it shares with others goes another way.
-        let is_own = |line: &Line| {
+        let is_own = |line: &&Line| {
             let map = image.maps.binary_search_by_key(&line.start, |map| map.start);
             map.is_ok_and(|map| image.maps[map].shared.is_none())
         };
         if self.0.iter().any(|offer| offer.is_equal) {
-            let lines: Vec<Line> = look::maps(pid)?.into_iter().filter(is_own).collect();
+            let lines: Vec<&Line> = lines.iter().filter(is_own).collect();
             image.equal = self.equal(pid, &lines)?;
         }
         Ok(())
     }
 
-    fn equal(&self, pid: Pid, lines: &[Line]) -> io::Result<Vec<Equal>> {
+    fn equal(&self, pid: Pid, lines: &[&Line]) -> io::Result<Vec<Equal>> {
         let mut pagemap = Pagemap::of(pid)?;
         let mut equal = Vec::new();
         for (number, offer) in (0..).zip(&self.0).filter(|(_, offer)| offer.is_equal) {
             let shows =
                 |line: &&Line| offer.shown.iter().any(|(of, shown)| *of == pid && is_part(line, shown));
-            let lines: Vec<&Line> = lines.iter().filter(shows).collect();
+            let lines: Vec<&Line> = lines.iter().copied().filter(shows).collect();
             if lines.is_empty() || !offer.is_unchanged() {
                 continue;
             }
@@ -328,6 +328,7 @@ input()";
         let mut child = shows_it(&path);
         let pid = Pid::from_raw(child.id().try_into().unwrap());
         let lines = look::maps(pid).unwrap();
+        let lines: Vec<&Line> = lines.iter().collect();
         let mut offers = offers(pid, &path);
         let [named] = &offers.named()[..] else { panic!("{offers:?}") };
         let here = offers.roots();

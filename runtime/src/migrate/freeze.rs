@@ -1,19 +1,22 @@
 //! A process is stopped at home, and everything of it is read that travels.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use serde_bytes::ByteBuf;
 use tesela_shim::layout::{self, CODE, Process, REGION, SLOT, SLOTS, Thread};
 
 use super::blob::{Blob, BrokenBlob};
 use super::group::Agreed;
 use super::image::{Image, Mapping, ThreadImage};
-use super::look::{self, Line, PAGE};
+use super::look::{self, Line, PAGE, Status};
+use super::processor;
 use super::shared::{self, Object};
 use super::sys;
-use super::tracee::{TraceError, Tracee};
+use super::tracee::{self, TraceError, Tracee};
+use super::xstate::{self, ExtendedState};
 
 /// Why a process was not stopped. It goes on as it was.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,8 @@ pub struct Frozen {
     pub threads: Vec<Tracee>,
     /// What travels.
     pub image: Image,
+    /// Its mappings, as long as it stands where it was stopped.
+    pub lines: Vec<Line>,
     /// The blob's entry.
     pub entry: u64,
     /// Of the blob's calls: begin, end, cancel.
@@ -73,16 +78,16 @@ pub(super) fn movable(lines: &[Line], objects: &[Object]) -> Result<Vec<Mapping>
 const LOCKED: u64 = 8 << 20;
 
 /// What keeps a process at home that is none of its mappings.
-pub(super) fn held(pid: Pid) -> Result<(), FreezeError> {
+pub(super) fn held(pid: Pid, status: &Status) -> Result<(), FreezeError> {
     let mut tids = look::threads(pid)?.into_iter();
     if tids.any(|tid| look::is_real_time(pid, tid).unwrap_or(false)) {
         return Err(FreezeError::CantMove("rt_sched"));
     }
     // The deputy makes calls of its own, which its filter may not let through.
-    if look::status(pid, "Seccomp")? != "0" {
+    if status.value("Seccomp")? != "0" {
         return Err(FreezeError::CantMove("seccomp"));
     }
-    if look::locked(pid)?.1 > LOCKED { Err(FreezeError::CantMove("mem_lock")) } else { Ok(()) }
+    if status.locked()? > LOCKED { Err(FreezeError::CantMove("mem_lock")) } else { Ok(()) }
 }
 
 /// Lets threads go on that nothing has been done to.
@@ -103,32 +108,57 @@ pub(super) struct Stopped {
     pub lines: Vec<Line>,
 }
 
+/// What is free where the region goes: for it, for the plan behind that, and for what is put aside.
+pub const SPACE: u64 = REGION + (64 << 20);
+
 /// What takes a while to find out, and is found out while the processes still run.
 #[derive(Debug)]
 pub struct Ahead {
     processor: String,
     /// By process: ranges of its memory that have content.
     content: HashMap<i32, Vec<(u64, u64)>>,
+    /// The region's code, for the place where it goes in all of them; `None`: they have no room.
+    pub blob: Option<Blob>,
+    /// By process: how many threads it has.
+    pub threads: BTreeMap<i32, usize>,
 }
 
 impl Ahead {
     /// Looks at processes that are about to be stopped.
     ///
     /// # Errors
-    /// Those of /proc.
-    pub fn of(pids: impl IntoIterator<Item = Pid>) -> io::Result<Self> {
+    /// [`FreezeError`].
+    pub fn of(pids: impl IntoIterator<Item = Pid>) -> Result<Self, FreezeError> {
         /// A shorter range is looked at again as quickly as it is left out.
         const SHORTEST: u64 = 32 * PAGE;
-        let content = |pid: Pid| {
+        let mut ahead = Self {
+            processor: processor::here()?,
+            content: HashMap::new(),
+            blob: None,
+            threads: BTreeMap::new(),
+        };
+        let mut all = Vec::new();
+        let mut look = |pid: Pid| {
             let mut lines = look::maps(pid)?;
+            ahead.threads.insert(pid.as_raw(), look::threads(pid)?.len());
+            all.extend(lines.iter().cloned());
             lines.retain(|line| !line.is_special() && line.inode == 0);
             let mut content = look::content(pid, &lines, &[])?;
             content.retain(|(start, end)| end - start >= SHORTEST);
-            Ok::<_, io::Error>((pid.as_raw(), content))
+            ahead.content.insert(pid.as_raw(), content);
+            Ok::<_, io::Error>(())
         };
-        // Of one that ends meanwhile there is nothing to find out.
-        let content = pids.into_iter().filter_map(|pid| content(pid).ok()).collect();
-        Ok(Self { processor: look::processor()?, content })
+        for pid in pids {
+            if let Err(error) = look(pid) {
+                // Of one that ends meanwhile there is nothing to find out.
+                tracing::debug!(%pid, %error, "it is not looked at");
+            }
+        }
+        all.sort_by_key(|line| line.start);
+        // Not directly behind what one of them has there, which may grow.
+        let base = look::free(&all, 2 * SPACE, SLOT).map(|at| at + SPACE);
+        ahead.blob = base.map(Blob::at).transpose()?;
+        Ok(ahead)
     }
 }
 
@@ -168,12 +198,13 @@ pub(super) fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Re
     if threads.len() as u64 > SLOTS / 2 {
         return Err(FreezeError::CantMove("threads"));
     }
+    let status = Status::of(pid)?;
     if let Some(agreed) = agreed
-        && !is_agreed(agreed, pid, &look::rights(pid)?)
+        && !is_agreed(agreed, pid, &status.rights()?)
     {
         return Err(FreezeError::CantMove("changed"));
     }
-    held(pid)?;
+    held(pid, &status)?;
     *lines = look::maps(pid)?;
     Ok(())
 }
@@ -181,23 +212,26 @@ pub(super) fn stop_process(process: &mut Stopped, agreed: Option<&Agreed>) -> Re
 /// Puts the region into a process that stands still, and reads it.
 pub(super) fn read_process(
     process: &mut Stopped,
-    (base, first_fd): (u64, u64),
+    (blob, first_fd): (&Blob, u64),
     objects: &[Object],
     ahead: &Ahead,
 ) -> Result<(Image, u64, [u64; 3]), FreezeError> {
     let Stopped { pid, threads, lines } = process;
     let pid = *pid;
     let mut maps = movable(lines, objects).map_err(FreezeError::CantMove)?;
-    let (locked, _) = look::locked(pid)?;
-    maps.iter_mut().for_each(|map| map.locked = locked.contains(&map.start));
+    let status = Status::of(pid)?;
+    if status.locked()? > 0 {
+        let locked = look::locked(pid)?;
+        maps.iter_mut().for_each(|map| map.locked = locked.contains(&map.start));
+    }
     let (vdso, site) = look::vdso(pid, lines)?;
     threads.iter_mut().for_each(|thread| thread.site = site);
     let mut marks = look::marks(pid)?;
     let mut images = Vec::with_capacity(threads.len());
-    for (slot, thread) in threads.iter().enumerate() {
+    for (slot, thread) in threads.iter_mut().enumerate() {
         images.push(read_thread(thread, slot)?);
     }
-    let ids = |key| look::ids(pid, key).map(|ids| ids[1]);
+    let ids = |key| status.ids(key).map(|ids| ids[1]);
     let (uid, gid) = (ids("Uid")?, ids("Gid")?);
     let personality = std::fs::read_to_string(format!("/proc/{pid}/personality"))?;
     let personality = u64::from_str_radix(personality.trim(), 16).map_err(io::Error::other)?;
@@ -206,13 +240,13 @@ pub(super) fn read_process(
     let own: Vec<Line> = lines.iter().filter(own).cloned().collect();
     let known = ahead.content.get(&pid.as_raw()).map(Vec::as_slice).unwrap_or_default();
     let content = look::content(pid, &own, known)?;
-    let hot = hot(pid, &images, &own);
+    let hot = hot(pid, &images, &own)?;
     // From here on the process is changed, and put back where something fails.
     let masks: Vec<u64> = threads.iter().map(Tracee::quiet).collect::<Result<_, _>>()?;
     for (image, mask) in images.iter_mut().zip(masks) {
         image.mask = mask;
     }
-    let read = collect(pid, threads, &mut images, (base, first_fd), &mut marks);
+    let read = collect(pid, threads, &mut images, (blob, first_fd), &mut marks);
     let (entry, process) = match read {
         Ok(read) => read,
         Err(error) => {
@@ -222,11 +256,12 @@ pub(super) fn read_process(
     };
     let image = Image {
         tgid: pid.as_raw(),
-        base,
+        base: blob.base,
         first_fd,
         uid,
         gid,
         personality,
+        nice: sys::nice(pid)?,
         marks,
         auxv,
         content,
@@ -306,15 +341,21 @@ fn stop(tid: Pid) -> Result<Tracee, FreezeError> {
     }
 }
 
-fn read_thread(thread: &Tracee, slot: usize) -> Result<ThreadImage, FreezeError> {
-    let registers = thread.settled_registers()?;
+fn read_thread(thread: &mut Tracee, slot: usize) -> Result<ThreadImage, FreezeError> {
+    let registers = thread.registers()?;
+    thread.goes_on = tracee::goes_on(&registers);
+    let registers = tracee::settled(registers);
+    let state = ExtendedState::of(thread.tid)?;
+    if state.has_tiles() {
+        return Err(FreezeError::CantMove("amx"));
+    }
     let (head, length) = sys::robust_list(thread.tid)?;
     let rseq = sys::rseq(thread.tid)?;
     Ok(ThreadImage {
         tid: thread.tid.as_raw(),
         slot: u32::try_from(slot).unwrap_or(0),
         registers: registers_as_words(&registers),
-        state: sys::extended_state(thread.tid)?,
+        state,
         robust: [head, length],
         rseq: (rseq.address, rseq.size, rseq.signature),
         ..ThreadImage::default()
@@ -364,11 +405,12 @@ pub fn registers_from_words(words: &[u64]) -> libc::user_regs_struct {
     }
 }
 
-/// Puts threads back where they were.
+/// Puts threads back where they were, which have made no calls since that wait.
 pub fn restore_registers(threads: &[Tracee], images: &[ThreadImage]) -> Result<(), TraceError> {
     for (thread, image) in threads.iter().zip(images) {
-        thread.set_registers(&registers_from_words(&image.registers))?;
-        sys::set_extended_state(thread.tid, &image.state)?;
+        let registers = registers_from_words(&image.registers);
+        thread.set_registers(&tracee::going_on(registers, thread.goes_on))?;
+        image.state.put(thread.tid)?;
         sys::set_signal_mask(thread.tid, image.mask)?;
     }
     Ok(())
@@ -379,11 +421,11 @@ fn collect(
     pid: Pid,
     threads: &[Tracee],
     images: &mut [ThreadImage],
-    (base, first_fd): (u64, u64),
+    (blob, first_fd): (&Blob, u64),
     marks: &mut [u64; 11],
 ) -> Result<(u64, Box<Process>), FreezeError> {
+    let base = blob.base;
     let Some(leader) = threads.first() else { return Err(FreezeError::CantMove("ended")) };
-    let blob = Blob::at(base)?;
     // PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE
     leader.must_call(libc::SYS_mmap, [base, REGION, 3, 0x02 | 0x20 | 0x4000 | 0x10_0000, u64::MAX, 0])?;
     let asked = (|| {
@@ -392,7 +434,9 @@ fn collect(
             // PROT_READ | PROT_EXEC
             leader.must_call(libc::SYS_mprotect, [*start, end - start, 5, 0, 0, 0])?;
         }
-        marks[5] = leader.must_call(libc::SYS_brk, [0; 6])?;
+        if xstate::has_amx() && may_use_amx(leader, layout::slot(base, 0) + layout::OUT_AT)? {
+            return Err(FreezeError::CantMove("amx"));
+        }
         let process_at = layout::slot(base, 0) + layout::PROCESS_AT;
         let first_fd_at = process_at + core::mem::offset_of!(Process, first_fd) as u64;
         sys::write_memory(pid, first_fd_at, &first_fd.to_le_bytes())?;
@@ -416,6 +460,7 @@ fn collect(
         }
         let mut process = empty_process();
         sys::read_memory(pid, process_at, octets_mut(&mut *process))?;
+        marks[5] = process.brk;
         Ok((blob.entry, process))
     })();
     if asked.is_err() {
@@ -423,6 +468,15 @@ fn collect(
     }
     debug_assert_eq!(base % CODE, 0);
     asked
+}
+
+/// Whether a process has asked for AMX's tiles. Its body would have to ask as well.
+fn may_use_amx(leader: &Tracee, scratch: u64) -> Result<bool, FreezeError> {
+    const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
+    let asked = leader.call(libc::SYS_arch_prctl, [ARCH_GET_XCOMP_PERM, scratch, 0, 0, 0, 0])?;
+    let mut permitted = [0; 8];
+    sys::read_memory(leader.tid, scratch, &mut permitted)?;
+    Ok(asked == 0 && xstate::permits_tiles(u64::from_le_bytes(permitted)))
 }
 
 /// A thread's part with nothing in it.
@@ -473,25 +527,51 @@ pub(super) fn highest_fd(pid: Pid) -> io::Result<Option<u64>> {
 /// How many descriptors a process gets beyond its own for its channels.
 pub const CHANNEL_ROOM: u64 = SLOTS * 2;
 
-/// The pages that a process needs as soon as it goes on: where its threads execute, and their stacks.
-fn hot(pid: Pid, images: &[ThreadImage], own: &[Line]) -> Vec<(u64, Vec<u8>)> {
+/// The pages that a process needs as soon as it goes on: where its threads execute, their stacks, and what it has in
+/// place of its files' pages, which is what its linker and its libraries look into all the time, and its allocator's
+/// first page. What is swapped out would be waited for.
+fn hot(pid: Pid, images: &[ThreadImage], own: &[Line]) -> io::Result<Vec<(u64, ByteBuf)>> {
+    /// Of the latter: a fault costs as much as some ten of them.
+    const MOST: usize = 24;
+    /// Mappings in which these are looked for, and how much of each.
+    const LINES: usize = 64;
+    const OF_ONE: u64 = 32 * PAGE;
     let mut pages: Vec<u64> = Vec::new();
+    let mut add = |address: u64| {
+        let page = address / PAGE * PAGE;
+        let is_own = own.iter().any(|line| (line.start..line.end).contains(&page));
+        if is_own && !pages.contains(&page) {
+            pages.push(page);
+        }
+    };
     for image in images {
         let registers = registers_from_words(&image.registers);
-        for address in [registers.rip, registers.rsp, registers.rsp + PAGE, registers.fs_base, image.rseq.0] {
-            let page = address / PAGE * PAGE;
-            let is_own = own.iter().any(|line| (line.start..line.end).contains(&page));
-            if is_own && !pages.contains(&page) {
-                pages.push(page);
+        let stack = registers.rsp;
+        [registers.rip, stack, stack + PAGE, stack + 2 * PAGE, registers.fs_base, image.rseq.0]
+            .into_iter()
+            .for_each(&mut add);
+    }
+    let mut pagemap = look::Pagemap::of(pid)?;
+    let is_at_hand = |entry| look::is_there(entry) && look::is_own(entry);
+    let mut left = MOST;
+    for line in own.iter().filter(|line| line.inode != 0).take(LINES) {
+        if left == 0 {
+            break;
+        }
+        for (start, end) in pagemap.ranges(line.start, line.end.min(line.start + OF_ONE), is_at_hand)? {
+            for page in (start..end).step_by(4096).take(left) {
+                left -= 1;
+                add(page);
             }
         }
     }
+    own.iter().filter(|line| line.name == "[heap]").for_each(|heap| add(heap.start));
     let read = |page: u64| {
         let mut content = vec![0; usize::try_from(PAGE).unwrap_or(0)];
         let got = sys::read_memory(pid, page, &mut content).ok()?;
-        (got == content.len()).then_some((page, content))
+        (got == content.len()).then_some((page, ByteBuf::from(content)))
     };
-    pages.into_iter().filter_map(read).collect()
+    Ok(pages.into_iter().filter_map(read).collect())
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 
 use nix::unistd::Pid;
-use tesela_shim::layout::{REGION, SLOT};
 
 use super::freeze::{
-    self, Ahead, FreezeError, Frozen, Stopped, has_ended, held, movable, read_process, release, stop_process,
+    self, Ahead, FreezeError, Frozen, SPACE, Stopped, has_ended, held, movable, read_process, release,
+    stop_process,
 };
-use super::look::{self, Line};
+use super::look::{self, Status};
 use super::shared::{self, Object};
 
 /// Processes that move together, for they share memory. Most often it is one, which shares none.
@@ -20,7 +20,7 @@ pub struct Group {
     pub objects: Vec<Object>,
 }
 
-/// What the other node has agreed to: processes, each with its [`look::rights`].
+/// What the other node has agreed to: processes, each with its [`look::Status::rights`].
 pub type Agreed = HashMap<i32, String>;
 
 /// Other processes that this one shares memory with, and that move with it; nothing is stopped.
@@ -34,9 +34,10 @@ pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
     while !fresh.is_empty() {
         for member in fresh {
             let mut look = || {
-                held(Pid::from_raw(member))?;
-                let lines = look::maps(Pid::from_raw(member))?;
-                shared::collect(Pid::from_raw(member), &lines, &mut objects)?;
+                let one = Pid::from_raw(member);
+                held(one, &Status::of(one)?)?;
+                let lines = look::maps(one)?;
+                shared::collect(one, &lines, &mut objects)?;
                 movable(&lines, &objects).map(drop).map_err(FreezeError::CantMove)
             };
             match look() {
@@ -117,9 +118,11 @@ fn read_group(
     group: &mut Group,
     ahead: &Ahead,
 ) -> Result<(), FreezeError> {
-    let mut lines: Vec<Line> = stopped.iter().flat_map(|process| process.lines.iter().cloned()).collect();
-    lines.sort_by_key(|line| line.start);
-    let base = look::free(&lines, REGION + (64 << 20), SLOT).ok_or(FreezeError::CantMove("no_room"))?;
+    let lines = stopped.iter().flat_map(|process| &process.lines);
+    let blob = ahead.blob.as_ref().ok_or(FreezeError::CantMove("no_room"))?;
+    if !look::is_free(lines, blob.base, SPACE) {
+        return Err(FreezeError::CantMove("no_room"));
+    }
     let mut first_fd = 0;
     let (mut last_fd, mut used) = (u64::MAX, None);
     for process in stopped.iter() {
@@ -134,10 +137,10 @@ fn read_group(
     }
     while !stopped.is_empty() {
         let pid = stopped[0].pid;
-        let read = read_process(&mut stopped[0], (base, first_fd), &group.objects, ahead);
+        let read = read_process(&mut stopped[0], (blob, first_fd), &group.objects, ahead);
         let (image, entry, labels) = with(first, pid, read)?;
-        let Stopped { threads, .. } = stopped.remove(0);
-        group.members.push(Frozen { threads, image, entry, labels });
+        let Stopped { threads, lines, .. } = stopped.remove(0);
+        group.members.push(Frozen { threads, image, lines, entry, labels });
     }
     Ok(())
 }

@@ -36,7 +36,9 @@ use super::lasting::{Event, Lasting, PING};
 use super::link::{Keys, LinkError, Receiver, Sender};
 use super::look;
 use super::pages::Pager;
+use super::processor;
 use super::shared::Object;
+use build::Room;
 use door::Door;
 use init::Init;
 use lines::{Line, Wanted};
@@ -157,11 +159,13 @@ pub struct Guest {
     objects: Arc<Vec<Object>>,
     /// This node's files that home has named.
     files: Vec<Option<Arc<Own>>>,
+    /// Bodies that have been begun, and wait for their images.
+    rooms: HashMap<i32, Room>,
     /// Connections that home makes.
     wanted: HashMap<Token, Wanted>,
     /// Connections by which the memory of bodies that are being built comes.
     page_links: HashMap<i32, (Sender, Receiver)>,
-    /// What this node's processor has ([`look::processor`]).
+    /// What this node's processor has ([`processor::here`]).
     processor: String,
     /// The user whose processes this node has agreed to; `None`: any.
     agreed: Option<u32>,
@@ -193,9 +197,10 @@ impl Guest {
             bodies: HashMap::new(),
             objects: Arc::default(),
             files: Vec::new(),
+            rooms: HashMap::new(),
             wanted: HashMap::new(),
             page_links: HashMap::new(),
-            processor: look::processor()?,
+            processor: processor::here()?,
             agreed,
             begun: false,
         };
@@ -276,9 +281,11 @@ impl Guest {
             ToRemote::Share(sizes, channel) => self.share(&sizes, &channel),
             ToRemote::Unshare(channel) => self.unshare(&channel),
             ToRemote::Build(image, pages) => self.build(*image, &pages),
+            ToRemote::Room { tgid, base } => self.make_room(tgid, base),
             ToRemote::Resume => {
                 self.begun = true;
                 self.files.clear();
+                self.rooms.drain().for_each(|(_, room)| room.leave());
                 self.bodies.keys().try_for_each(|tgid| self.answer(*tgid, CONTROL_READY, None))?;
                 for gate in self.bodies.values_mut().filter_map(|body| body.fills.take()) {
                     // The thread waits for it, unless there are no files.
@@ -306,6 +313,12 @@ impl Guest {
             ToRemote::End { tgid } | ToRemote::Taken { tgid } => self.dismiss(tgid),
             ToRemote::Freeze { tgid } => self.freeze(tgid),
             ToRemote::Thaw { tgid } => self.thaw(tgid),
+            ToRemote::Forget { tgid, ranges } => {
+                if let Some(body) = self.bodies.get(&tgid) {
+                    body.known.forget(&ranges);
+                }
+                Ok(self.link.send(&ToHome::Forgotten { tgid })?)
+            }
             // It is heard where all are left.
             ToRemote::Bye => Ok(()),
         }
@@ -387,9 +400,14 @@ impl Guest {
         let (tgid, status) = self.init.ended()?;
         tracing::debug!(tgid, status, "a body has ended");
         self.forget(tgid);
+        self.rooms.remove(&tgid);
         let Some(body) = self.bodies.remove(&tgid) else { return Ok(()) };
         if body.over {
             return Ok(());
+        }
+        if !self.begun {
+            // Home keeps what has not run.
+            return Err(io::Error::other("a body has ended before it could run").into());
         }
         Ok(self.link.send(&ToHome::Ended { tgid, status })?)
     }

@@ -5,6 +5,7 @@
 //! is forwarded passes it by: the deputy has its own connection to the body.
 
 mod connector;
+mod copies;
 mod departure;
 mod events;
 mod homeward;
@@ -35,8 +36,10 @@ use super::link::{self, Keys, LinkError};
 use super::shared::{self, Object};
 use super::sys;
 use super::tracee::{TraceError, Tracee};
-use super::{AWAY, STAYS, tell};
+use super::{AWAY, SENT, STAYS, tell};
 use connector::{Connector, Wanted};
+use memory::{Outgoing, Sent};
+use wires::{Wire, Wires};
 
 /// Why a process was not sent off, or is no longer away.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +196,10 @@ pub struct Home {
     /// What has left, until the other node has said that it runs there.
     departing: Vec<Image>,
     /// Where the processes' memory goes out.
-    memory: HashMap<i32, memory::Outgoing>,
+    memory: HashMap<i32, Outgoing>,
+    copies: copies::Copies,
+    /// What is told once they run on the other node.
+    untold: Vec<String>,
     signals: SignalFd,
     /// Told to let them come home.
     recalled: bool,
@@ -250,6 +256,16 @@ impl Home {
             agreed.into_iter().flat_map(Agreed::keys).copied().chain([pid.as_raw()]).collect();
         let offers = offer(all.iter().copied().map(Pid::from_raw), &link, &inbox)?;
         let ahead = Ahead::of(all.into_iter().map(Pid::from_raw))?;
+        let mut wires = wires::ahead(pid, &ahead, &link, there)?;
+        // Where one could not be begun, nothing needs to be stopped for it.
+        while let Some(news) = inbox.next() {
+            match said(news)? {
+                None => {}
+                Some(ToHome::Failed(reason)) => return Err(HomeError::Refused(reason)),
+                Some(ToHome::Ends(reason)) => return Err(HomeError::EndedThere(reason)),
+                Some(_) => return Err(LinkError::NotAuthentic.into()),
+            }
+        }
         let Group { mut members, objects } = group::freeze(pid, agreed, &ahead)?;
         // The blob is at the same place in all of them.
         let Some(first) = members.first() else { return Err(FreezeError::CantMove("ended").into()) };
@@ -273,6 +289,8 @@ impl Home {
             connector,
             departing: Vec::new(),
             memory: HashMap::new(),
+            copies: copies::Copies::default(),
+            untold: Vec::new(),
             signals,
             recalled: false,
             arriving: Vec::new(),
@@ -281,17 +299,20 @@ impl Home {
         };
         let left_out = members
             .iter_mut()
-            .try_for_each(|frozen| offers.leave_out(&mut frozen.image))
+            .try_for_each(|frozen| offers.leave_out(&mut frozen.image, &frozen.lines))
             .map_err(HomeError::Io);
         let built = left_out.and_then(|()| home.share()).and_then(|()| {
-            let streams = members.iter().map(|frozen| home.build(frozen, vdso));
+            let streams = members.iter().map(|frozen| {
+                let made = wires.remove(&frozen.image.tgid);
+                home.build(frozen, made, vdso)
+            });
             let streams = streams.collect::<Result<Vec<_>, _>>()?;
             home.link.send(&ToRemote::Resume)?;
             Ok(streams)
         });
         match built {
             Ok(streams) => {
-                home.memory.values_mut().for_each(memory::Outgoing::start);
+                home.memory.values_mut().for_each(Outgoing::start);
                 for (Frozen { threads, image, .. }, streams) in members.into_iter().zip(streams) {
                     let threads = threads.into_iter().zip(&image.threads).zip(streams);
                     for ((tracee, thread), stream) in threads {
@@ -342,40 +363,42 @@ impl Home {
     }
 
     /// Has a body built, and connects it: by these, one for each thread.
-    fn build(&mut self, frozen: &Frozen, vdso: [u8; 32]) -> Result<Vec<TcpStream>, HomeError> {
+    fn build(
+        &mut self,
+        frozen: &Frozen,
+        made: Option<Wires>,
+        vdso: [u8; 32],
+    ) -> Result<Vec<TcpStream>, HomeError> {
         if frozen.image.vdso != vdso {
             return Err(HomeError::Refused("its kernel is another one (vdso)".into()));
         }
         let mut image = frozen.image.clone();
-        let mut connections = Vec::new();
-        let mut wires = Vec::new();
-        for thread in &mut image.threads {
-            let (channel, ours) = Channel::new()?;
-            thread.channel = Some(channel);
-            wires.push((channel, ours));
+        let Wires { mut threads, pages } = match made {
+            Some(made) => made,
+            None => Wires::new(self.there, 0)?,
+        };
+        // It may have made threads since, or ended some.
+        while threads.len() < image.threads.len() {
+            threads.push(Wire::new(self.there)?);
         }
-        let (pages, page_keys) = Channel::new()?;
+        for (thread, wire) in image.threads.iter_mut().zip(&threads) {
+            thread.channel = Some(wire.channel);
+        }
+        threads.truncate(image.threads.len());
         let (content, equal) = (image.content.clone(), image.equal.clone());
-        self.link.send(&ToRemote::Build(Box::new(image), pages))?;
-        for (channel, ours) in &wires {
-            connections.push((self.connect(channel)?, *ours));
-        }
+        self.link.send(&ToRemote::Build(Box::new(image), pages.channel))?;
         let pid = Pid::from_raw(frozen.image.tgid);
-        let memory = memory::Outgoing::new(pid, &content, &equal, self.connect(&pages)?, page_keys)?;
+        let memory = Outgoing::new(pid, &content, &equal, pages.stream, pages.keys)?;
         self.memory.insert(frozen.image.tgid, memory);
-        let adoption = self.hand_over(frozen, &connections)?;
+        self.copies.left(frozen.image.tgid, content);
+        let adoption = self.hand_over(frozen, &threads)?;
         self.adoptions.insert(frozen.image.tgid, adoption);
-        let streams = connections.into_iter().map(|(stream, _)| stream).collect();
-        let until = Instant::now() + BUILD_PATIENCE;
-        loop {
-            match expect(&self.inbox, until)? {
-                ToHome::Built => return Ok(streams),
-                ToHome::Failed(reason) => return Err(HomeError::Refused(reason)),
-                // A small process is there whole before its threads are.
-                ToHome::Whole { .. } => {}
-                ToHome::Ends(reason) => return Err(HomeError::EndedThere(reason)),
-                _ => return Err(LinkError::NotAuthentic.into()),
-            }
+        let streams = threads.into_iter().map(|wire| wire.stream).collect();
+        match expect(&self.inbox, Instant::now() + BUILD_PATIENCE)? {
+            ToHome::Built => Ok(streams),
+            ToHome::Failed(reason) => Err(HomeError::Refused(reason)),
+            ToHome::Ends(reason) => Err(HomeError::EndedThere(reason)),
+            _ => Err(LinkError::NotAuthentic.into()),
         }
     }
 
@@ -485,6 +508,18 @@ impl Home {
     fn are_away(&mut self) {
         if !std::mem::take(&mut self.departing).is_empty() {
             tell(AWAY);
+            std::mem::take(&mut self.untold).iter().for_each(|line| tell(line));
+        }
+    }
+
+    /// All of a process's memory is on the other node.
+    fn is_whole(&mut self, tgid: i32) {
+        self.copies.whole(tgid);
+        let sent = self.memory.get(&tgid).and_then(Outgoing::sent);
+        if let Some(Sent { octets, took, round_trip }) = sent {
+            let line = format!("{SENT}{octets} {} {}", took.as_micros(), round_trip.as_micros());
+            // It can be there whole before it is said to run there.
+            if self.departing.is_empty() { tell(&line) } else { self.untold.push(line) }
         }
     }
 
@@ -516,6 +551,7 @@ impl Home {
             while let Some(arriving) = self.next_arriving() {
                 events::or_gone(self.come_home(arriving))?;
             }
+            self.look_at_memory()?;
             if let Some(connection) = self.link.silent() {
                 let silent = format!("nothing has come by it for {} s", lasting::SILENCE.as_secs());
                 self.lose(connection, &io::Error::new(io::ErrorKind::TimedOut, silent).into());
@@ -618,13 +654,24 @@ fn offer(
     Ok(offers)
 }
 
+/// What the other side says by these news; it may be the end of the link.
+fn said(news: News) -> Result<Option<ToHome>, HomeError> {
+    match news {
+        News::Link(Event::Says(message)) => Ok(Some(message)),
+        News::Link(Event::Broken(_, error) | Event::Ends(error)) => Err(error.into()),
+        News::Linked(_) | News::Connected { .. } => Ok(None),
+    }
+}
+
 /// What the other side says next, which may take so long.
 fn expect(inbox: &Inbox<News>, until: Instant) -> Result<ToHome, HomeError> {
     loop {
         match inbox.next() {
-            Some(News::Link(Event::Says(message))) => return Ok(message),
-            Some(News::Link(Event::Broken(_, error) | Event::Ends(error))) => return Err(error.into()),
-            Some(News::Linked(_) | News::Connected { .. }) => {}
+            Some(news) => {
+                if let Some(message) = said(news)? {
+                    return Ok(message);
+                }
+            }
             None => {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {

@@ -4,9 +4,11 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::equal::{Equal, Named, Root};
 use super::link::Keys;
+use super::xstate::ExtendedState;
 
 /// A connection is recognised by this.
 pub type Token = [u8; 16];
@@ -26,6 +28,8 @@ pub struct Image {
     pub gid: u32,
     /// personality(2).
     pub personality: u64,
+    /// getpriority(2), of its first thread.
+    pub nice: i32,
     /// As in `struct prctl_mm_map`, up to env_end.
     pub marks: [u64; 11],
     /// The auxiliary vector.
@@ -51,7 +55,7 @@ pub struct Image {
     /// It writes a file by a mapping, which others may read as soon as it has ended.
     pub files: bool,
     /// Pages that it needs at once: address and content.
-    pub hot: Vec<(u64, Vec<u8>)>,
+    pub hot: Vec<(u64, ByteBuf)>,
 }
 
 /// A mapping.
@@ -98,8 +102,8 @@ pub struct ThreadImage {
     pub slot: u32,
     /// `struct user_regs_struct`, such that a call in which it was is made again.
     pub registers: Vec<u64>,
-    /// The extended state as xsave lays it out.
-    pub state: Vec<u8>,
+    /// What xsave keeps of it.
+    pub state: ExtendedState,
     /// Its signal mask.
     pub mask: u64,
     /// Its alternate signal stack: address, size, flags.
@@ -147,6 +151,13 @@ pub enum ToRemote {
     Files(Vec<Named>),
     /// What the processes share that are going to be built: octets of each. The content comes by the connection.
     Share(Vec<u64>, Channel),
+    /// Begin a body that is going to be built, while its process still runs. Its connections come.
+    Room {
+        /// Whose.
+        tgid: i32,
+        /// Where its region goes.
+        base: u64,
+    },
     /// Build the body. `pages`: the connection over which its memory comes.
     Build(Box<Image>, Channel),
     /// Let it go on.
@@ -187,6 +198,13 @@ pub enum ToRemote {
     Taken {
         /// Which.
         tgid: i32,
+    },
+    /// Home is short of memory, and would give these ranges of its copy up.
+    Forget {
+        /// Whose.
+        tgid: i32,
+        /// Where they begin, and behind their last octet.
+        ranges: Vec<(u64, u64)>,
     },
     /// It could not be taken: let it go on.
     Thaw {
@@ -254,6 +272,11 @@ pub enum ToHome {
         /// Which.
         tgid: i32,
     },
+    /// What home has said it would give up is not counted on any more.
+    Forgotten {
+        /// Whose.
+        tgid: i32,
+    },
     /// These calls have to be let go before the process stands still.
     Cancel {
         /// Which.
@@ -300,6 +323,7 @@ impl std::fmt::Display for ToRemote {
         match self {
             Self::Files(files) => write!(f, "{} files", files.len()),
             Self::Build(image, _) => write!(f, "build {}", image.tgid),
+            Self::Room { tgid, base } => write!(f, "room for {tgid} at {base:#x}"),
             Self::Resume => f.write_str("resume"),
             Self::Child { parent, tid, slot, process, .. } => {
                 let kind = if *process { "process" } else { "thread" };
@@ -311,6 +335,9 @@ impl std::fmt::Display for ToRemote {
             Self::End { tgid } => write!(f, "end {tgid}"),
             Self::Freeze { tgid } => write!(f, "freeze {tgid}"),
             Self::Taken { tgid } => write!(f, "taken {tgid}"),
+            Self::Forget { tgid, ranges } => {
+                write!(f, "nothing may be kept of {tgid} in {} ranges", ranges.len())
+            }
             Self::Thaw { tgid } => write!(f, "thaw {tgid}"),
             Self::Share(sizes, _) => write!(f, "share {sizes:?}"),
             Self::Unshare(_) => f.write_str("unshare"),
@@ -334,6 +361,7 @@ impl std::fmt::Display for ToHome {
             Self::Signalled { tgid, calls } => write!(f, "signalled {tgid}, interrupting {calls:?}"),
             Self::Ended { tgid, status } => write!(f, "{tgid} ended with {status:#x}"),
             Self::Whole { tgid } => write!(f, "{tgid} is whole"),
+            Self::Forgotten { tgid } => write!(f, "home need not keep the memory of {tgid}"),
             Self::Cancel { tgid, calls } => write!(f, "cancel {calls:?} of {tgid}"),
             Self::Frozen(image, _) => write!(f, "{} stands still", image.tgid),
             Self::NotFrozen { tgid, reason } => write!(f, "{tgid} does not stand still: {reason}"),

@@ -3,6 +3,8 @@
 //! Home keeps the memory of a process as it was when it left. Every page that comes is remembered by a hash of it,
 //! under the address that it has at home; a page with another hash has changed. The hash has a seed that nobody knows, so
 //! nobody can make two pages that have the same.
+//!
+//! Home may give its copy up where it is short of memory ([`Known::forget`]).
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -10,6 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use twox_hash::XxHash3_128;
 
 use super::look::PAGE;
+
+/// In place of a hash: home may have anything there.
+const ANYTHING: u128 = 1;
 
 /// Hashes of pages.
 #[derive(Debug, Default)]
@@ -46,6 +51,20 @@ impl Known {
             self.with(address + number * PAGE, |hash| {
                 *hash = XxHash3_128::oneshot_with_seed(self.seed, page)
             });
+        }
+    }
+
+    /// Home may have anything in these ranges, which are in order, from now on.
+    pub fn forget(&self, ranges: &[(u64, u64)]) {
+        let mut known = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        for (start, hashes) in known.iter_mut() {
+            let place = |at: u64| usize::try_from(at.saturating_sub(*start) / PAGE).unwrap_or(usize::MAX);
+            let end = *start + hashes.len() as u64 * PAGE;
+            let first = ranges.partition_point(|(_, to)| to <= start);
+            for (from, to) in ranges[first..].iter().take_while(|(from, _)| *from < end) {
+                let to = place(*to).min(hashes.len());
+                hashes[place(*from).min(to)..to].fill(ANYTHING);
+            }
         }
     }
 
@@ -87,9 +106,13 @@ mod tests {
         assert_eq!(known.compare(2 * PAGE, &page(7)), Change::None);
         assert_eq!(known.compare(2 * PAGE, &page(8)), Change::Content);
         assert_eq!(known.compare(2 * PAGE, &page(0)), Change::Zero);
+        known.forget(&[(0, 2 * PAGE), (5 * PAGE, 10 * PAGE)]);
+        assert_eq!(known.compare(2 * PAGE, &page(7)), Change::None);
+        assert_eq!(known.compare(9 * PAGE, &page(8)), Change::Content);
+        assert_eq!([PAGE, 9 * PAGE].map(|at| known.compare(at, &page(0))), [Change::Zero; 2]);
         assert_eq!(known.compare(10 * PAGE, &page(9)), Change::None);
         // Zero at home, for it has not come; and one that is none of home's.
-        for address in [PAGE, 0, 3 * PAGE, 11 * PAGE] {
+        for address in [0, 3 * PAGE, 11 * PAGE] {
             assert_eq!(known.compare(address, &page(0)), Change::None);
             assert_eq!(known.compare(address, &page(1)), Change::Content);
         }

@@ -60,7 +60,7 @@ enum Word {
     /// so many.
     Ping { number: u64, seen: u64, heard: u64 },
     /// A message.
-    Say(Vec<u8>),
+    Say(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// The first word on another connection: how many messages this side has heard.
@@ -319,7 +319,10 @@ pub fn notices(stream: &TcpStream) -> io::Result<()> {
 
 /// A message is not waited for in the middle for ever, and who does not read is not written to.
 fn patient(stream: &TcpStream) -> io::Result<()> {
+    /// A message that fits is not waited for: an image has some pages in it.
+    const OCTETS: usize = 256 << 10;
     stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::SndBuf, &OCTETS)?;
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(Some(SLOW))
 }

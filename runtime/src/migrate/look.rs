@@ -149,50 +149,75 @@ pub fn marks(pid: Pid) -> io::Result<[u64; 11]> {
     ])
 }
 
-/// Its real, effective, saved and file-system ids: of the user, or of the group.
-///
-/// # Errors
-/// Those of /proc.
-pub fn ids(pid: Pid, key: &str) -> io::Result<[u32; 4]> {
-    let mut ids = [0; 4];
-    let line = status(pid, key)?;
-    for (place, word) in ids.iter_mut().zip(line.split_ascii_whitespace()) {
-        *place = word.parse().map_err(io::Error::other)?;
+/// `/proc/PID/status` as it was at one moment (proc(5)).
+#[derive(Debug)]
+pub struct Status(String);
+
+impl Status {
+    /// Looks.
+    ///
+    /// # Errors
+    /// Those of /proc.
+    pub fn of(pid: Pid) -> io::Result<Self> {
+        Ok(Self(text(format!("/proc/{pid}/status"))?))
     }
-    Ok(ids)
+
+    /// The value of a line.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such line.
+    pub fn value(&self, key: &str) -> io::Result<&str> {
+        let value = self.0.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        value.map(str::trim).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Its real, effective, saved and file-system ids: of the user, or of the group.
+    ///
+    /// # Errors
+    /// As [`Status::value`].
+    pub fn ids(&self, key: &str) -> io::Result<[u32; 4]> {
+        let mut ids = [0; 4];
+        for (place, word) in ids.iter_mut().zip(self.value(key)?.split_ascii_whitespace()) {
+            *place = word.parse().map_err(io::Error::other)?;
+        }
+        Ok(ids)
+    }
+
+    /// Whose it is, and whether it has capabilities: what another node's consent to a move rests on.
+    ///
+    /// # Errors
+    /// As [`Status::value`].
+    pub fn rights(&self) -> io::Result<String> {
+        let capable = !self.value("CapPrm")?.trim_start_matches('0').is_empty();
+        Ok(format!("{:?} {capable}", self.ids("Uid")?))
+    }
+
+    /// How many octets are kept out of swap (mlock(2)).
+    ///
+    /// # Errors
+    /// As [`Status::value`].
+    pub fn locked(&self) -> io::Result<u64> {
+        let kilobytes = self.value("VmLck")?.split_ascii_whitespace().next();
+        let all = kilobytes.and_then(|word| word.parse::<u64>().ok()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(all << 10)
+    }
 }
 
-/// Whose it is, and whether it has capabilities: what another node's consent to a move rests on.
+/// Mappings that are kept out of swap (mlock(2)), by where they begin.
 ///
 /// # Errors
 /// Those of /proc.
-pub fn rights(pid: Pid) -> io::Result<String> {
-    let capable = !status(pid, "CapPrm")?.trim_start_matches('0').is_empty();
-    Ok(format!("{:?} {capable}", ids(pid, "Uid")?))
-}
-
-/// Mappings that are kept out of swap (mlock(2)), by where they begin, and how many octets that is in all.
-///
-/// # Errors
-/// Those of /proc.
-pub fn locked(pid: Pid) -> io::Result<(Vec<u64>, u64)> {
-    let kilobytes = status(pid, "VmLck")?;
-    let all = kilobytes.split_ascii_whitespace().next().and_then(|word| word.parse::<u64>().ok());
-    let all = all.ok_or(io::ErrorKind::InvalidData)? << 10;
+pub fn locked(pid: Pid) -> io::Result<Vec<u64>> {
     let mut starts = Vec::new();
-    if all > 0 {
-        let mut start = None;
-        for line in text(format!("/proc/{pid}/smaps"))?.lines() {
-            match line.strip_prefix("VmFlags:") {
-                Some(flags) if flags.split_ascii_whitespace().any(|flag| flag == "lo") => {
-                    starts.extend(start)
-                }
-                Some(_) => {}
-                None => start = begins(line).or(start),
-            }
+    let mut start = None;
+    for line in text(format!("/proc/{pid}/smaps"))?.lines() {
+        match line.strip_prefix("VmFlags:") {
+            Some(flags) if flags.split_ascii_whitespace().any(|flag| flag == "lo") => starts.extend(start),
+            Some(_) => {}
+            None => start = begins(line).or(start),
         }
     }
-    Ok((starts, all))
+    Ok(starts)
 }
 
 /// Whether a thread has real-time priority (sched(7)).
@@ -211,9 +236,7 @@ pub fn is_real_time(pid: Pid, tid: Pid) -> io::Result<bool> {
 /// # Errors
 /// Those of /proc; `NotFound` where there is no such line.
 pub fn status(pid: Pid, key: &str) -> io::Result<String> {
-    let text = text(format!("/proc/{pid}/status"))?;
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    value.map(|value| value.trim().to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    Status::of(pid)?.value(key).map(str::to_owned)
 }
 
 /// What /proc/PID/pagemap says of pages, an entry of 64 bits each.
@@ -408,24 +431,35 @@ pub fn free(maps: &[Line], length: u64, align: u64) -> Option<u64> {
         if at + length <= line.start {
             break;
         }
-        at = line.end.next_multiple_of(align);
+        // Lines of several processes may overlap.
+        at = at.max(line.end.next_multiple_of(align));
     }
     (at + length <= LAST).then_some(at)
 }
 
-/// What the processor has that programs choose by: the flags, and the octets of its extended state.
-///
-/// # Errors
-/// Those of /proc.
-pub fn processor() -> io::Result<String> {
-    let text = fs::read_to_string("/proc/cpuinfo")?;
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
-    Ok(flags.trim_start_matches([' ', '\t', ':']).to_owned())
+/// Nothing of the process is there.
+pub fn is_free<'a>(mut maps: impl Iterator<Item = &'a Line>, at: u64, length: u64) -> bool {
+    maps.all(|line| line.end <= at || at + length <= line.start)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_free_in_several_processes_at_once() {
+        const FIRST: u64 = 1 << 44;
+        let line = |start: u64, end: u64| {
+            let text = format!("{:x}-{:x} rw-p 00000000 00:00 0", FIRST + start, FIRST + end);
+            Line::parse(&text).unwrap()
+        };
+        let lines = [line(0, 0x9000), line(0x1000, 0x2000), line(0xb000, 0xc000)];
+        assert_eq!(free(&lines, 0x2000, 0x1000), Some(FIRST + 0x9000));
+        assert_eq!(free(&lines, 0x3000, 0x1000), Some(FIRST + 0xc000));
+        let is_free = |at: u64, length: u64| is_free(lines.iter(), FIRST + at, length);
+        assert!(is_free(0x9000, 0x2000) && is_free(0xc000, 0x1000));
+        assert!(!is_free(0x9000, 0x2001) && !is_free(0x8fff, 1));
+    }
 
     #[test]
     fn this_process_is_read() {

@@ -30,9 +30,11 @@ mod lasting;
 pub mod link;
 pub mod look;
 pub mod pages;
+mod processor;
 pub mod shared;
 mod sys;
 pub mod tracee;
+pub mod xstate;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
@@ -75,10 +77,13 @@ fn patience() -> Duration {
 pub const AWAY: &str = "away";
 /// The beginning of that line where it stays at home; the reason follows.
 pub const STAYS: &str = "stays: ";
-/// The beginning of any later line: a process runs at home and can move again, for it has become another program
+/// The beginning of a later line: a process runs at home and can move again, for it has become another program
 /// (execve(2)), or was made away and had a call to make at home. Its id follows, and since when, in milliseconds of
 /// [`since_boot`].
 pub const AGAIN: &str = "again: ";
+/// The beginning of a later line, too: all of a process's memory is on the other node. Octets that were sent follow, how
+/// long that took, and the fastest way there and back that the connection has seen, both in microseconds.
+pub const SENT: &str = "sent: ";
 
 /// Other processes with which a process shares memory, so that they move with it.
 ///
@@ -94,6 +99,16 @@ pub fn company(pid: Pid) -> Result<BTreeSet<i32>, FreezeError> {
 /// Those of signal(2).
 pub fn ignore_leases() -> io::Result<()> {
     sys::ignore_leases()
+}
+
+/// Gives this program and all that it starts its turn before what it moves: a node that is short of processors is the one
+/// whose processes have to leave.
+///
+/// # Errors
+/// Those of setpriority(2): EACCES.
+pub fn go_first() -> io::Result<()> {
+    const NICE: i32 = -10;
+    sys::set_nice(nix::unistd::gettid(), NICE)
 }
 
 /// The time since the kernel's start, by which it says when a process was started.
@@ -114,11 +129,11 @@ fn tell(line: &str) {
 }
 
 /// Environment of the two sides: what the nodes have agreed about. For `teselad home` the ids of the processes
-/// that go, each with its [`look::rights`], as `ID=RIGHTS;ID=RIGHTS`; for `teselad guest` the user, where it is one without any rights of root's.
+/// that go, each with its [`look::Status::rights`], as `ID=RIGHTS;ID=RIGHTS`; for `teselad guest` the user, where it is one without any rights of root's.
 pub const AGREED: &str = "TESELA_AGREED";
 
 /// Sends a process off and keeps its deputy: `teselad home PID`. Writes [`AWAY`] or [`STAYS`], and after [`AWAY`] a
-/// line [`AGAIN`] for each process that can move again.
+/// line [`AGAIN`] for each process that can move again, and [`SENT`] for each whose memory is there.
 ///
 /// # Errors
 /// [`SideError`].

@@ -8,7 +8,7 @@
 //! after all, and when it has taken all; only then is everything there.
 //!
 //! What is sent ahead stands in the way of what is asked for, so little of it may be on its way
-//! ([`hold_back`]).
+//! ([`hold_back`]), and nothing at all in a program's first moments ([`Moments`]).
 
 mod pace;
 mod source;
@@ -32,6 +32,7 @@ use super::link::{LinkError, Receiver, Sender};
 use super::look::PAGE;
 use super::sys::Userfaultfd;
 pub use pace::aside;
+use pace::{Calm, Moments};
 use source::Rest;
 pub use source::Source;
 
@@ -42,6 +43,8 @@ const LOWEST: u64 = 16 * PAGE;
 const HIGHEST: u64 = 0x7fff_ffff_f000;
 /// The address of a record that says that all has been sent.
 const DONE: u64 = u64::MAX;
+/// In place of a page's address: the program waits for one that its own node has in a file.
+const WAITS: u64 = 0;
 
 /// Bounds what is on its way to a quarter of a megabyte, a few milliseconds of a Gigabit link.
 ///
@@ -69,6 +72,7 @@ pub struct Pager {
     in_files: Vec<(u64, u64)>,
     /// By which such a page is wanted at once; `None`: none is any more.
     wants: Mutex<Option<mpsc::Sender<u64>>>,
+    moments: Mutex<Moments>,
     known: Arc<Known>,
     asks: Mutex<Asks>,
     /// Told of each fault: those that put pages into place are waited for.
@@ -87,6 +91,8 @@ struct Asks {
     lacks: Vec<(u64, u64)>,
     /// All others have been taken from there.
     taken: bool,
+    /// When home is told that nothing may be sent ahead.
+    calm: Calm,
 }
 
 impl Asks {
@@ -101,6 +107,13 @@ impl Asks {
     /// Asks for a page that the program waits for.
     fn page(&mut self, home: u64) {
         self.say(&[home]);
+    }
+
+    /// It waits for one of a file: what home sends ahead is in its way.
+    fn waits(&mut self) {
+        if self.calm.is_due() {
+            self.say(&[WAITS]);
+        }
     }
 
     fn lack(&mut self, start: u64, end: u64) {
@@ -187,8 +200,9 @@ impl Pager {
             content,
             in_files,
             wants: Mutex::default(),
+            moments: Mutex::new(Moments::begin()),
             known,
-            asks: Mutex::new(Asks { sender, lacks: Vec::new(), taken: false }),
+            asks: Mutex::new(Asks { sender, lacks: Vec::new(), taken: false, calm: Calm::begin() }),
             asked: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             received: AtomicU64::new(0),
             whole: AtomicBool::new(false),
@@ -217,6 +231,10 @@ impl Pager {
     /// How many records have come.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::SeqCst)
+    }
+
+    fn moments(&self) -> MutexGuard<'_, Moments> {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wants(&self) -> MutexGuard<'_, Option<mpsc::Sender<u64>>> {
@@ -324,22 +342,26 @@ impl Pager {
     }
 
     fn fill_from(&self, parts: &Parts, wanted: &mpsc::Receiver<u64>) -> io::Result<()> {
+        *self.moments() = Moments::begin();
         let mut rest = Rest::of(self.in_files.iter().copied());
         let mut memory = vec![0; usize::try_from(RUN).unwrap_or(0)];
         loop {
+            let wait = self.moments().wait();
             let asked = if rest.ranges.is_empty() {
                 if !self.asks().taken {
                     self.asks().take();
                 }
-                wanted.recv().map_err(|_| mpsc::TryRecvError::Disconnected)
+                wanted.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
             } else {
-                wanted.try_recv()
+                wanted.recv_timeout(wait)
             };
             let run = match asked {
                 // A page that has been passed by may be zero.
-                Ok(page) => rest.run_from(page).or(Some((page, page + PAGE))),
-                Err(mpsc::TryRecvError::Empty) => rest.next(),
-                Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+                Ok(page) => rest.asked_from(page, &mut self.moments()).or(Some((page, page + PAGE))),
+                // Home has been asked meanwhile.
+                Err(mpsc::RecvTimeoutError::Timeout) if !self.moments().wait().is_zero() => continue,
+                Err(mpsc::RecvTimeoutError::Timeout) => rest.next(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
             };
             let Some((start, end)) = run else { continue };
             let memory = &mut memory[..usize::try_from(end - start).unwrap_or(0)];
@@ -437,18 +459,25 @@ impl Pager {
             }
             // SAFETY: an array of integers seen as its octets.
             let octets = unsafe { message.align_to_mut::<u8>().1 };
+            // The program goes on with a change as soon as that has been read: no page is put into place before it
+            // is known, too.
+            let places = self.places();
             match nix::unistd::read(&self.userfaultfd.0, octets) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(Errno::EAGAIN | Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             }
-            later.extend(self.event(message)?);
+            later.extend(self.event(message, places)?);
         }
     }
 
     /// Returns a page that could not be made yet.
-    fn event(&self, [kind, one, two, three]: [u64; 4]) -> io::Result<Option<u64>> {
+    fn event(
+        &self,
+        [kind, one, two, three]: [u64; 4],
+        mut places: MutexGuard<'_, Places>,
+    ) -> io::Result<Option<u64>> {
         const PAGEFAULT: u64 = 0x12;
         const REMAP: u64 = 0x14;
         const REMOVE: u64 = 0x15;
@@ -459,7 +488,8 @@ impl Pager {
         match kind & 0xff {
             PAGEFAULT => {
                 let page = two & !(PAGE - 1);
-                let home = self.places().home(page);
+                let home = places.home(page);
+                drop(places);
                 let whole = self.whole.load(Ordering::SeqCst);
                 let held = |home: &u64| {
                     !whole && self.content.iter().any(|(start, end)| (*start..*end).contains(home))
@@ -474,18 +504,23 @@ impl Pager {
                             // All is there where nobody hears it any more, or the process is gone.
                             let _over = wants.send(home);
                         }
+                        self.asks().waits();
                     }
-                    Some(home) => self.asks().page(home),
+                    Some(home) => {
+                        self.asks().page(home);
+                        self.moments().asked(false);
+                    }
                     None if self.zero_here(page)? => {}
                     None => return Ok(Some(page)),
                 }
             }
             REMAP => {
-                self.places().change(one, one + three, Some(two));
+                places.change(one, one + three, Some(two));
                 self.changed.notify_one();
             }
             REMOVE | UNMAP => {
-                self.places().change(one, two, None);
+                places.change(one, two, None);
+                drop(places);
                 self.changed.notify_one();
                 // Who waits there for a page that home is sending waits for nothing any more. A range that has
                 // been unmapped has nobody to wake.

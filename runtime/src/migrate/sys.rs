@@ -102,32 +102,24 @@ pub fn set_signal_mask(tid: Pid, mask: u64) -> io::Result<()> {
     Ok(())
 }
 
-const NT_PRFPREG: usize = 2;
-const NT_X86_XSTATE: usize = 0x202;
-/// The length of an extended state as fxsave lays it out.
-pub const FXSAVE: usize = 512;
+/// The register set of x87 and SSE, as fxsave lays it out.
+pub const NT_PRFPREG: usize = 2;
+/// All that xsave keeps, as it lays it out.
+pub const NT_X86_XSTATE: usize = 0x202;
 
-/// The stopped thread's extended state, as xsave lays it out; where the processor has no xsave, as fxsave does.
-pub fn extended_state(tid: Pid) -> io::Result<Vec<u8>> {
+/// A register set of a stopped thread.
+pub fn register_set(tid: Pid, kind: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0_u8; 16 * 1024];
-    let mut read = |kind: usize| {
-        let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        // SAFETY: the kernel writes into the vector, and says how much.
-        checked(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid.as_raw(), kind, &raw mut vector) })?;
-        Ok(vector.iov_len)
-    };
-    let length = match read(NT_X86_XSTATE) {
-        Err(error) if io::Error::raw_os_error(&error) == Some(libc::ENODEV) => read(NT_PRFPREG),
-        read => read,
-    }?;
-    buffer.truncate(length);
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the kernel writes into the vector, and says how much.
+    checked(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid.as_raw(), kind, &raw mut vector) })?;
+    buffer.truncate(vector.iov_len);
     Ok(buffer)
 }
 
-/// Sets the stopped thread's extended state.
-pub fn set_extended_state(tid: Pid, state: &[u8]) -> io::Result<()> {
-    let kind = if state.len() == FXSAVE { NT_PRFPREG } else { NT_X86_XSTATE };
-    let vector = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
+/// Sets it.
+pub fn set_register_set(tid: Pid, kind: usize, registers: &[u8]) -> io::Result<()> {
+    let vector = libc::iovec { iov_base: registers.as_ptr().cast_mut().cast(), iov_len: registers.len() };
     // SAFETY: the kernel reads the vector.
     checked(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid.as_raw(), kind, &raw const vector) })?;
     Ok(())
@@ -407,6 +399,25 @@ pub fn has_signal(tid: Pid) -> io::Result<bool> {
         u64::from_str_radix(&super::look::status(tid, key)?, 16).map_err(io::Error::other)
     };
     Ok((set("SigPnd")? | set("ShdPnd")?) & !set("SigBlk")? != 0)
+}
+
+/// The fastest way there and back that a TCP connection has seen of late (tcp(7), TCP_INFO).
+pub fn fastest_round_trip(fd: i32) -> io::Result<std::time::Duration> {
+    /// Of `tcpi_min_rtt` in `struct tcp_info` (include/uapi/linux/tcp.h): microseconds.
+    const AT: usize = 148;
+    let mut told = [0_u8; 256];
+    let mut length = libc::socklen_t::try_from(told.len()).map_err(io::Error::other)?;
+    let (buffer, size) = (told.as_mut_ptr().cast(), &raw mut length);
+    // SAFETY: the kernel writes into the buffer, and says how much.
+    checked(libc::c_long::from(unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, buffer, size)
+    }))?;
+    let microseconds = told[AT..].first_chunk().map_or(0, |octets| u32::from_ne_bytes(*octets));
+    // A connection that has sent nothing has none.
+    if length as usize <= AT || microseconds == u32::MAX {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok(std::time::Duration::from_micros(microseconds.into()))
 }
 
 /// Whether somebody has the file open for writing, or mapped so; `None` where the file system does not say (NFS).

@@ -21,6 +21,8 @@ pub struct Tracee {
     pub site: u64,
     /// Signals that came while it was being stopped, and have to be delivered when it goes on: `siginfo_t`s.
     pub held: Vec<Vec<u8>>,
+    /// It was stopped in a call that the kernel here can go on with where it was (restart_syscall(2)).
+    pub goes_on: bool,
 }
 
 /// What wait(2) tells of a traced thread.
@@ -120,7 +122,7 @@ impl Tracee {
     /// [`TraceError`]: another tracer has it, or it is gone.
     pub fn seize(tid: Pid) -> Result<Self, TraceError> {
         ptrace::seize(tid, ptrace::Options::empty())?;
-        Ok(Self { tid, site: 0, held: Vec::new() })
+        Ok(Self { tid, site: 0, held: Vec::new(), goes_on: false })
     }
 
     /// From here on it cannot do without its tracer: it dies with it, and so do those that it makes, which
@@ -134,7 +136,7 @@ impl Tracee {
 
     /// A thread that the kernel has seized by itself, for its maker was.
     pub fn inherited(tid: Pid) -> Self {
-        Self { tid, site: 0, held: Vec::new() }
+        Self { tid, site: 0, held: Vec::new(), goes_on: false }
     }
 
     /// Stops it, wherever it is. `true`: its whole process had been stopped before (job control).
@@ -184,12 +186,15 @@ impl Tracee {
         Ok(ptrace::setregs(self.tid, *registers)?)
     }
 
-    /// Its registers such that a call in which it was interrupted is made again.
+    /// Its registers such that a call in which it was interrupted goes on, if it makes no call that waits before: a sleep
+    /// ends when it would have.
     ///
     /// # Errors
     /// [`TraceError`].
-    pub fn settled_registers(&self) -> Result<user_regs_struct, TraceError> {
-        Ok(settled(self.registers()?))
+    pub fn registers_to_go_on(&self) -> Result<user_regs_struct, TraceError> {
+        let registers = self.registers()?;
+        let goes_on = goes_on(&registers);
+        Ok(going_on(settled(registers), goes_on))
     }
 
     /// Blocks what would disturb [`Tracee::call`] and [`Tracee::enter`]; returns the mask that was.
@@ -313,19 +318,51 @@ pub fn is_interrupted(call: u64, value: i64) -> bool {
     (RESTART.contains(&value) && value != -515) || (value == eintr && SAYS_EINTR.contains(&call))
 }
 
-/// Registers of a thread that was interrupted in a system call, such that it makes the call again. What would
-/// go on where it was (`restart_syscall`: nanosleep, poll) begins anew, and nanosleep goes on at home.
-pub fn settled(mut registers: user_regs_struct) -> user_regs_struct {
+/// Whether the kernel can go on with the call in which a thread was interrupted (restart_syscall(2)).
+pub fn goes_on(registers: &user_regs_struct) -> bool {
     const RESTART_BLOCK: i64 = -516;
-    const SYS_RESTART: u64 = libc::SYS_restart_syscall as u64;
+    registers.orig_rax.cast_signed() >= 0 && registers.rax.cast_signed() == RESTART_BLOCK
+}
+
+/// Registers that [`settled`] has made, such that it does where it [`goes_on`].
+pub fn going_on(mut registers: user_regs_struct, goes_on: bool) -> user_regs_struct {
+    if goes_on {
+        registers.rax = libc::SYS_restart_syscall.cast_unsigned();
+    }
+    registers
+}
+
+/// Registers of a thread that was interrupted in a system call, such that it makes the call again. What would
+/// go on where it was (`restart_syscall`: nanosleep, poll) begins anew, for the kernel that remembers it may be another one
+/// by then; nanosleep(2) with what the kernel has written to be left of it, where the program has asked for that.
+pub fn settled(mut registers: user_regs_struct) -> user_regs_struct {
     let in_call = registers.orig_rax.cast_signed() >= 0;
-    let value = registers.rax.cast_signed();
-    if in_call && is_interrupted(registers.orig_rax, value) {
-        let call = registers.orig_rax;
-        let sleeps = matches!(call.cast_signed(), libc::SYS_nanosleep | libc::SYS_clock_nanosleep);
-        registers.rax = if value == RESTART_BLOCK && sleeps { SYS_RESTART } else { call };
+    if in_call && is_interrupted(registers.orig_rax, registers.rax.cast_signed()) {
+        registers.rax = registers.orig_rax;
         registers.rip -= 2;
     }
     registers.orig_rax = u64::MAX;
     registers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{goes_on, going_on, settled};
+
+    #[test]
+    fn a_call_is_made_again_and_a_sleep_goes_on_where_the_kernel_remembers_it() {
+        // SAFETY: integers only.
+        let mut stopped: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+        (stopped.orig_rax, stopped.rip) = (libc::SYS_clock_nanosleep.cast_unsigned(), 100);
+        for (value, call) in [(-516, libc::SYS_restart_syscall), (-512, libc::SYS_clock_nanosleep)] {
+            stopped.rax = i64::cast_unsigned(value);
+            let again = settled(stopped);
+            assert_eq!((again.rax, again.rip), (libc::SYS_clock_nanosleep.cast_unsigned(), 98));
+            assert_eq!(going_on(again, goes_on(&stopped)).rax, call.cast_unsigned());
+        }
+        // It was in its own code, whatever it computed there.
+        stopped.orig_rax = u64::MAX;
+        stopped.rax = i64::cast_unsigned(-516);
+        assert!(!goes_on(&stopped) && settled(stopped).rip == 100);
+    }
 }

@@ -1,4 +1,4 @@
-//! `migrate PID NODE|home`: moves a process, and says where it is then; and what else is known of one.
+//! `migrate PID NODE|home|balance`: moves a process, and says where it is then; and what else is known of one.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use super::{Ended, ask, other, wants_help};
 use crate::wire::local::{Answer, Moved, Request, SOCKET, Shown};
 
 const USAGE: &str = "\
-usage: migrate [--socket PATH] PID NODE|home
+usage: migrate [--socket PATH] PID NODE|home|balance
        migrate [--socket PATH] --where|--show|--lock|--unlock PID
        migrate [--socket PATH] --list
-Moves a process to a node, known by its name, number or address, or home again.
+Moves a process to a node, known by its name, number or address, home again, or where it would be done soonest now.
 Root moves any process, a user his own.
   --where PID    only say where the process is
   --show PID     all that is known of it: where, home, goto, nmigs, lock, cantmove
@@ -77,7 +77,7 @@ fn parse(words: &[String]) -> Result<Words, String> {
     }
     let request = match (&plain[..], option) {
         ([process, node], None) => Request::Migrate { pid: pid(process)?, to: (*node).clone() },
-        ([_], None) => return Err("where to? A node, or home".to_owned()),
+        ([_], None) => return Err("where to? A node, home or balance".to_owned()),
         ([process], Some("--where" | "--show")) => Request::Show { pid: pid(process)? },
         ([process], Some(word @ ("--lock" | "--unlock"))) => {
             Request::Lock { pid: pid(process)?, locked: word == "--lock" }

@@ -3,15 +3,22 @@
 //! `/usr/bin/migrate` is a link to it; `tesela-tools migrate …` is the same. A tool is a function of its words:
 //! it says what the user is told, and how it ends ([`Ended`]).
 
+pub mod doctor;
+#[cfg(test)]
+mod manuals;
 pub mod migrate;
 pub mod mosctl;
+pub mod mosmon;
 pub mod mosrun;
 pub mod mps;
+pub mod mtop;
+mod screen;
 pub mod setpe;
 pub mod showmap;
+pub mod tune;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::wire::local::{self, Answer, Request};
 
@@ -20,10 +27,20 @@ use crate::wire::local::{self, Answer, Request};
 pub enum Ended {
     /// Exit status 0; the text is for the standard output.
     Done(String),
+    /// Exit status 1: it was done, and something is wrong. The text is for the standard output.
+    Wrong(String),
     /// Exit status 1: it was not done. The text says why.
     Failed(String),
     /// Exit status 2: wrong usage. The text says what.
     Usage(String),
+}
+
+impl Ended {
+    /// What the user is told.
+    fn text(self) -> String {
+        let (Self::Done(text) | Self::Wrong(text) | Self::Failed(text) | Self::Usage(text)) = self;
+        text
+    }
 }
 
 /// A tool: its words in, its end out.
@@ -31,14 +48,18 @@ pub type Tool = fn(&[String]) -> Ended;
 
 /// All of them, by name.
 pub const TOOLS: &[(&str, Tool)] = &[
+    ("doctor", doctor::run),
     ("migrate", migrate::run),
+    ("mon", mosmon::run),
     ("mosctl", mosctl::run),
+    ("mosmon", mosmon::run),
     ("mosrun", mosrun::run),
     ("mps", mps::run),
-    ("mtop", mps::top),
+    ("mtop", mtop::run),
     ("omdiscd", setpe::omdiscd),
     ("setpe", setpe::run),
     ("showmap", showmap::run),
+    ("tune", tune::run),
     ("cpujob", mosrun::cpujob),
     ("fastdecay", mosrun::fastdecay),
     ("iojob", mosrun::iojob),
@@ -48,6 +69,14 @@ pub const TOOLS: &[(&str, Tool)] = &[
     ("runon", mosrun::runon),
     ("slowdecay", mosrun::slowdecay),
 ];
+
+/// The agent's socket, by `--socket PATH` in front, and the words behind it.
+fn socket_of(words: &[String]) -> (PathBuf, &[String]) {
+    match words {
+        [option, path, rest @ ..] if option == "--socket" => (PathBuf::from(path), rest),
+        words => (PathBuf::from(local::SOCKET), words),
+    }
+}
 
 /// Asks the agent; what it does not do is the tool's end.
 fn ask(socket: &Path, request: &Request) -> Result<Answer, Ended> {

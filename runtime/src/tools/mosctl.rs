@@ -1,11 +1,11 @@
 //! `mosctl VERB`: how a node takes part, and what it knows of the others. The verbs are openMosix's.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{Ended, ask, other, wants_help};
+use super::{Ended, ask, other, socket_of, wants_help};
 use crate::discovery::NodeId;
 use crate::load::{Load, STANDARD_SPEED, Status};
-use crate::wire::local::{Answer, ByHand, Change, Decay, Node, Request, SOCKET, Settings};
+use crate::wire::local::{Answer, ByHand, Change, Decay, Node, Request, Settings};
 
 const USAGE: &str = "\
 usage: mosctl [--socket PATH] VERB [WORDS]
@@ -18,7 +18,8 @@ How this node takes part; only root changes it, and it holds until the node boot
   bring             fetch home all processes of this node
   expel             send home all guests of this node, and block
   setspeed N        the speed of one of its processors, where a standard one has 10000; 0: as it is measured
-  setyard N|this|ID a standard processor's speed for what is shown: N, this node's, or another node's
+  setyard N|this|ID a standard processor's speed for what is shown: N, this node's, or another node's;
+                    or of a type, as PIII/733MHz: a Pentium III of 1 GHz has 10000
   setdecay SECONDS [SLOW FAST]   how old statistics of processes fade: thousandths that are kept after each interval
 What it knows, of itself or of a node by its number, name or address:
   whois [NODE]      numbers, addresses and names
@@ -37,10 +38,7 @@ pub fn run(words: &[String]) -> Ended {
     if wants_help(words) {
         return Ended::Done(USAGE.to_owned());
     }
-    let (socket, words) = match words {
-        [option, path, rest @ ..] if option == "--socket" => (PathBuf::from(path), rest),
-        words => (PathBuf::from(SOCKET), words),
-    };
+    let (socket, words) = socket_of(words);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match Verb::parse(&words) {
         Ok(verb) => verb.run(&socket).unwrap_or_else(|ended| ended),
@@ -104,6 +102,7 @@ impl Verb {
             ("setyard", ["this"]) => Ok(Self::YardOf(None)),
             ("setyard", [yard]) => match number(yard, 100_000_000) {
                 Ok(yard @ 100..) => set(Change { yard: Some(yard), ..none }),
+                _ if yard.contains('/') => set(Change { yard: Some(speed_of(yard)?), ..none }),
                 _ => Ok(Self::YardOf(Some((*yard).to_owned()))),
             },
             ("setdecay", [interval]) => set(Change {
@@ -177,6 +176,21 @@ impl Verb {
             }
         }
     }
+}
+
+/// The speed of a processor of this type and clock: openMosix's speeds are in relation to a Pentium III of 1 GHz.
+fn speed_of(word: &str) -> Result<u32, String> {
+    let speed = || {
+        let clock = word.strip_prefix("PIII/")?;
+        let mhz = match (clock.strip_suffix("MHz"), clock.strip_suffix("GHz")) {
+            (Some(mhz), _) => mhz.parse::<f64>().ok()?,
+            (None, ghz) => ghz?.parse::<f64>().ok()? * 1000.0,
+        };
+        let speed = mhz / 1000.0 * f64::from(STANDARD_SPEED);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in these bounds")]
+        (100.0..1e8).contains(&speed).then_some(speed.round() as u32)
+    };
+    speed().ok_or_else(|| format!("`{word}` is no type of processor with its clock, as PIII/733MHz"))
 }
 
 fn interval_of(word: &str) -> Result<u32, String> {
@@ -305,6 +319,8 @@ mod tests {
             ),
             ("setyard 15000", set(Change { yard: Some(15_000), ..none() })),
             ("setyard this", Ok(Verb::YardOf(None))),
+            ("setyard PIII/733MHz", set(Change { yard: Some(7330), ..none() })),
+            ("setyard PIII/1.1GHz", set(Change { yard: Some(11_000), ..none() })),
             ("setyard n2", Ok(Verb::YardOf(Some("n2".into())))),
             ("getload 2780", Ok(Verb::Get(Figure::Load, Some("2780".into())))),
             ("whois", Ok(Verb::Whois(None))),
@@ -318,6 +334,7 @@ mod tests {
             ("setspeed fast", "`fast` is no number"),
             ("setdecay 0", "`0` is no number of seconds"),
             ("setdecay 1 2000 3", "`2000` is no number from 0 to 1000"),
+            ("setyard P4/2GHz", "`P4/2GHz` is no type of processor"),
             ("getload n1 n2", "getload does not take n1 n2"),
         ] {
             assert!(parsed(line).unwrap_err().contains(problem), "{line}: {:?}", parsed(line));
@@ -329,7 +346,7 @@ mod tests {
         let node = |address: &str, name: Option<&str>| {
             let address = address.parse::<std::net::Ipv4Addr>().unwrap();
             let name = name.map(str::to_owned);
-            Node { id: address.into(), name, address, up: true, age_ms: None, load: None }
+            Node { id: address.into(), name, address, up: true, age_ms: None, load: None, multicast: None }
         };
         let nodes = [node("192.168.10.220", Some("oscar0")), node("192.168.10.78", None)];
         let found = |word| find(NodeId(2638), &nodes, word).map(|node| node.id.0).ok();

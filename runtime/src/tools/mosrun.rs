@@ -5,13 +5,13 @@
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use super::mosctl::{find, nodes};
-use super::{Ended, ask, other};
+use super::{Ended, ask, other, socket_of};
 use crate::discovery::NodeId;
-use crate::wire::local::{Answer, Hint, Node, Request, SOCKET};
+use crate::wire::local::{Answer, Hint, Node, Request};
 
 const USAGE: &str = "\
 usage: mosrun [-h|-ID|-jID1-ID2[,ID...]] [-F] [-l|-L|-k] [-c|-i|-n|-s|-f] [-z] COMMAND [ARGUMENTS]
@@ -106,10 +106,7 @@ fn begin(words: &[String], parse: impl Fn(&[String]) -> Result<Run, String>) -> 
     if words.first().is_some_and(|word| word == "--help") {
         return Ended::Done(USAGE.to_owned());
     }
-    let (socket, words) = match words {
-        [option, path, rest @ ..] if option == "--socket" => (PathBuf::from(path), rest),
-        words => (PathBuf::from(SOCKET), words),
-    };
+    let (socket, words) = socket_of(words);
     let run = match parse(words) {
         Ok(run) if run.command.is_empty() => return Ended::Usage(format!("a command is due\n{USAGE}")),
         Ok(run) => run,
@@ -139,13 +136,13 @@ impl Run {
         }
         let to = match &self.place {
             Where::Anywhere | Where::Home => None,
-            Where::On(word) => Some(word.clone()),
-            Where::OneOf(ranges) => Some(least(socket, ranges)?),
+            Where::On(word) => Some(Ok(word.clone())),
+            Where::OneOf(ranges) => Some(least(socket, ranges)),
         };
         if let Some(to) = to {
             // Who calls may be locked.
             said(Request::Lock { pid, locked: false })?;
-            match said(Request::Migrate { pid, to }) {
+            match to.and_then(|to| said(Request::Migrate { pid, to })) {
                 Err(Ended::Failed(why)) if self.forgiving => eprintln!("mosrun: it runs at home, for {why}"),
                 done => done?,
             }

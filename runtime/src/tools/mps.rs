@@ -1,60 +1,51 @@
-//! `mps` and `mtop`: ps(1) and top(1) with a column of where each process runs.
+//! `mps`: ps(1) with a column of where each process runs.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use super::{Ended, ask, other};
-use crate::wire::local::{Answer, Request, SOCKET};
+use super::{Ended, ask, other, socket_of};
+use crate::wire::local::{Answer, Request};
 
 const USAGE: &str = "\
 usage: mps [--socket PATH] [WORDS OF ps]
-       mtop [--socket PATH] [WORDS OF top]
-What ps(1) says, or top(1) once, with a column NODE behind PID: where the process runs, - where it is at home.
-Exit status: that of ps or top; 1 where the agent does not answer.";
+What ps(1) says, with a column NODE behind PID: where the process runs; - at home, here; a guest has < before its home.
+Exit status: 0 done, 1 where ps does not do it or the agent does not answer.";
 
-/// `mps`.
+/// The tool.
 pub fn run(words: &[String]) -> Ended {
-    show(words, "ps", &[])
-}
-
-/// `mtop`.
-pub fn top(words: &[String]) -> Ended {
-    show(words, "top", &["-b", "-n", "1", "-w", "200"])
-}
-
-fn show(words: &[String], program: &str, first: &[&str]) -> Ended {
     if words.first().is_some_and(|word| word == "--help") {
         return Ended::Done(USAGE.to_owned());
     }
-    let (socket, words) = match words {
-        [option, path, rest @ ..] if option == "--socket" => (PathBuf::from(path), rest),
-        words => (PathBuf::from(SOCKET), words),
-    };
-    let away = match away(&socket) {
-        Ok(away) => away,
+    let (socket, words) = socket_of(words);
+    let nodes = match nodes_of(&socket) {
+        Ok(nodes) => nodes,
         Err(ended) => return ended,
     };
-    let output = match Command::new(program).args(first).args(words).output() {
+    let output = match Command::new("ps").args(words).output() {
         Ok(output) => output,
-        Err(error) => return Ended::Failed(format!("{program}: {error}")),
+        Err(error) => return Ended::Failed(format!("ps: {error}")),
     };
     if !output.status.success() {
         return Ended::Failed(String::from_utf8_lossy(&output.stderr).trim_end().to_owned());
     }
-    Ended::Done(with_node(&String::from_utf8_lossy(&output.stdout), &away))
+    Ended::Done(with_node(&String::from_utf8_lossy(&output.stdout), &nodes))
 }
 
-fn away(socket: &Path) -> Result<HashMap<i32, String>, Ended> {
+/// The node of each process that is away, by its id; of a guest its home, with a < before it.
+pub(super) fn nodes_of(socket: &Path) -> Result<HashMap<i32, String>, Ended> {
     match ask(socket, &Request::List {})? {
-        Answer::Listed { away, .. } => Ok(away.into_iter().map(|moved| (moved.pid, moved.node)).collect()),
+        Answer::Listed { away, guests } => {
+            let guests = guests.into_iter().map(|moved| (moved.here, format!("<{}", moved.node)));
+            Ok(away.into_iter().map(|moved| (moved.pid, moved.node)).chain(guests).collect())
+        }
         answer => Err(other(&answer)),
     }
 }
 
 /// A table with the column, from the line on whose words one is PID; the column is as wide as it has to be.
-fn with_node(text: &str, away: &HashMap<i32, String>) -> String {
-    let width = away.values().map(String::len).chain([4]).max().unwrap_or(4);
+fn with_node(text: &str, nodes: &HashMap<i32, String>) -> String {
+    let width = nodes.values().map(String::len).chain([4]).max().unwrap_or(4);
     let mut end = None;
     let mut lines = Vec::new();
     for line in text.lines() {
@@ -67,7 +58,7 @@ fn with_node(text: &str, away: &HashMap<i32, String>) -> String {
         }
         let pid = end.and_then(|end| line.get(..end)?.split_whitespace().last()?.parse::<i32>().ok());
         lines.push(match (pid, end) {
-            (Some(pid), Some(end)) => inserted(line, end, away.get(&pid).map_or("-", String::as_str), width),
+            (Some(pid), Some(end)) => inserted(line, end, nodes.get(&pid).map_or("-", String::as_str), width),
             _ => line.to_owned(),
         });
     }
@@ -101,7 +92,7 @@ mod tests {
             said,
             "    PID NODE    TTY          TIME CMD\n     46 n2      pts/0    00:00:01 perl\n    120 -       pts/0    00:00:00 ps"
         );
-        // What is before the table, as top has it, and a table without ids stay as they are.
+        // What is before the table and a table without ids stay as they are.
         let said = with_node("top - 10:00:00 up\n\n    PID USER\n      7 demo", &away);
         assert_eq!(said, "top - 10:00:00 up\n\n    PID NODE    USER\n      7 node-12 demo");
         assert_eq!(with_node("  PPID CMD\n     1 sh", &away), "  PPID CMD\n     1 sh");

@@ -46,7 +46,15 @@ mod tests {
     fn the_map_looks_as_in_the_manual() {
         let node = |address: &str| {
             let address = address.parse().unwrap();
-            Node { id: NodeId::from(address), name: None, address, up: true, age_ms: None, load: None }
+            Node {
+                id: NodeId::from(address),
+                name: None,
+                address,
+                up: true,
+                age_ms: None,
+                load: None,
+                multicast: None,
+            }
         };
         let nodes = [node("192.168.10.220"), node("192.168.10.78")];
         assert_eq!(

@@ -27,7 +27,7 @@ pub enum Request {
     Migrate {
         /// Its id.
         pid: i32,
-        /// A node's name, number or address, or `home`.
+        /// A node's name, number or address, `home`, or `balance`: where the load asks.
         to: String,
     },
     /// What is known of a process, by openMosix's names.
@@ -184,6 +184,13 @@ pub struct Decay {
     pub fast: u16,
 }
 
+impl Decay {
+    /// What is kept after so many seconds, where so many thousandths are kept after an interval.
+    pub fn kept(self, thousandths: u16, seconds: f64) -> f64 {
+        (f64::from(thousandths.min(1000)) / 1000.0).powf(seconds / f64::from(self.interval.max(1)))
+    }
+}
+
 impl Default for Decay {
     fn default() -> Self {
         Self { interval: 1, slow: 975, fast: 926 }
@@ -223,6 +230,9 @@ pub struct Node {
     pub age_ms: Option<u64>,
     /// What it tells of itself.
     pub load: Option<Load>,
+    /// Whether its word to all (multicast) has been heard of late; none: it need not have been yet.
+    #[serde(default)]
+    pub multicast: Option<bool>,
 }
 
 /// The answer.

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Peer;
+
 /// What a node asks for at each boot, once its root can be mounted: signatures on the keys it has just
 /// made in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,9 @@ pub struct Enrolled {
     pub ssh_host_certificate: String,
     /// The key with which members find each other (`discovery`), 32 octets in base64 (RFC 4648).
     pub cluster_key: String,
+    /// The agent's configuration, for a member that finds none in its root: one that has joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }
 
 /// Why the master signs nothing, and what the node can do about it.
@@ -71,6 +76,8 @@ pub enum ToNode {
     Alive,
     /// Rendered files have changed: look again.
     Refresh(Refresh),
+    /// The nodes of the cluster, for a member that finds no list of them in its root: one that has joined.
+    Peers(PeersPart),
 }
 
 /// Who is speaking. Its name is in its certificate.
@@ -108,6 +115,33 @@ pub struct Heartbeat {
     pub memory_available_kib: u64,
     /// Seconds since the kernel started.
     pub uptime_seconds: u64,
+    /// What the node's clock says, in milliseconds since 1970; none: an agent of before does not tell it.
+    #[serde(default)]
+    pub clock_ms: Option<i64>,
+}
+
+/// A part of the list of nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeersPart {
+    /// Some of them.
+    pub peers: Vec<Peer>,
+    /// With these, all have been said, and the list counts.
+    pub last: bool,
+}
+
+impl PeersPart {
+    /// A list in as many messages as it takes for each to fit a frame.
+    pub fn in_frames(peers: &[Peer]) -> Vec<Self> {
+        // A name has 63 octets at the most, and an address 15.
+        const ROOM: usize = super::MAX_FRAME / 128;
+        let mut parts: Vec<Self> =
+            peers.chunks(ROOM).map(|peers| Self { peers: peers.to_vec(), last: false }).collect();
+        match parts.last_mut() {
+            Some(part) => part.last = true,
+            None => parts.push(Self { peers: Vec::new(), last: true }),
+        }
+        parts
+    }
 }
 
 /// Files that were rendered anew.
@@ -248,6 +282,24 @@ mod tests {
         let newer = r#"{"type":"welcome","heartbeat_seconds":5,"colour":"blue"}"#;
         assert_eq!(serde_json::from_str::<ToNode>(newer).unwrap(), welcome);
         assert!(serde_json::from_str::<ToNode>(r#"{"type":"halt"}"#).is_err());
+    }
+
+    #[test]
+    fn any_number_of_nodes_fits_into_frames() {
+        let peer = |number: u32| Peer {
+            name: format!("{number:0>63}"),
+            address: Some(Ipv4Addr::from(0xFFFF_0000 + number)),
+        };
+        for count in [0, 1, 5000] {
+            let peers: Vec<Peer> = (0..count).map(peer).collect();
+            let parts = PeersPart::in_frames(&peers);
+            let (last, others) = parts.split_last().unwrap();
+            assert!(last.last && others.iter().all(|part| !part.last));
+            for part in &parts {
+                frame::encode(&ToNode::Peers(part.clone())).unwrap();
+            }
+            assert_eq!(parts.into_iter().flat_map(|part| part.peers).collect::<Vec<_>>(), peers);
+        }
     }
 
     #[test]

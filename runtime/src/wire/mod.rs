@@ -37,6 +37,8 @@ pub const AGENT: &[u8] = b"tesela-agent/1";
 /// ALPN name of the conversation in which an agent takes in a process of another's.
 pub const MIGRATE: &[u8] = b"tesela-migrate/1";
 
+/// TCP port on which the master hears nodes: enrolment and the agents' channel.
+pub const CONTROL_PORT: u16 = 7443;
 /// TCP port on which an agent hears the others.
 pub const AGENTS_PORT: u16 = 7444;
 

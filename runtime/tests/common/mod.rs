@@ -39,6 +39,8 @@ pub struct How<'a> {
     pub log: Option<Stdio>,
     /// A file, and another one that the remote node has in its place.
     pub other: Option<(&'a Path, &'a Path)>,
+    /// What home finds in /proc/meminfo.
+    pub memory: Option<&'a Path>,
     /// The first connection breaks here.
     pub cut: Option<Cut>,
 }
@@ -83,6 +85,9 @@ impl Away {
         if let Some((place, other)) = how.other {
             cover(&mut guest, place, other);
         }
+        if let Some(memory) = how.memory {
+            cover(&mut home, Path::new("/proc/meminfo"), memory);
+        }
         if let Some(patience) = patience {
             guest.env("TESELA_PATIENCE", &patience);
             home.env("TESELA_PATIENCE", &patience);
@@ -99,9 +104,23 @@ impl Away {
 
     /// Waits until it runs there; `false` where it did not leave.
     pub fn arrived(&mut self) -> bool {
+        self.says() == "away"
+    }
+
+    /// What home says next.
+    pub fn says(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
-        line == "away\n"
+        line.trim_end().to_owned()
+    }
+
+    /// Processes on the remote side: what the first one of their place has made, which is the guest's child.
+    pub fn bodies(&self) -> Vec<i32> {
+        let guest = i32::try_from(self.guest.id()).unwrap();
+        let parent = |pid: i32| stat(pid)?.1[1].parse::<i32>().ok();
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| parent(*pid).and_then(parent) == Some(guest)).collect()
     }
 
     /// Calls it home, unless it has come or ended meanwhile.
@@ -110,6 +129,13 @@ impl Away {
         let _gone = kill(pid_of(&self.home), Signal::SIGUSR1);
         (await_end(&mut self.home, "the home's side"), await_end(&mut self.guest, "the remote side"))
     }
+}
+
+/// A process's name, and what follows it in /proc/PID/stat (proc(5)).
+pub fn stat(pid: i32) -> Option<(String, Vec<String>)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (name, rest) = text.split_once('(')?.1.rsplit_once(") ")?;
+    Some((name.to_owned(), rest.split_ascii_whitespace().map(str::to_owned).collect()))
 }
 
 /// Passes on what home and the remote side say on a connection, up to this word, and tells when that comes.

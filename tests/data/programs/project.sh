@@ -1,5 +1,6 @@
-# Writes a C project: 24 files of 30 functions each, a header, and a Makefile which waits for the end of descriptor 6.
-for file in $(seq 24); do
+# Writes a C project: $FILES files (24 unless said) of 30 functions each, a header, and a Makefile which waits for the end of descriptor 6.
+FILES=${FILES:-24}
+for file in $(seq $FILES); do
     {
         echo '#include "all.h"'
         for f in $(seq 30); do
@@ -8,10 +9,10 @@ for file in $(seq 24); do
         echo "int file$file(int a) { return $(seq -f "f${file}_%.0f(a, $file)" -s ' ^ ' 30); }"
     } > file$file.c
 done
-seq -f 'int file%.0f(int a);' 24 > all.h
+seq -f 'int file%.0f(int a);' $FILES > all.h
 {
     printf '#include "all.h"\n#include <stdio.h>\nint main(void) { printf("%%d\\n", '
-    seq -f 'file%.0f(9)' -s ' + ' 24 | tr -d '\n'
+    seq -f 'file%.0f(9)' -s ' + ' $FILES | tr -d '\n'
     echo '); return 0; }'
 } > main.c
 cat > Makefile <<'M'

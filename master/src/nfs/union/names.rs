@@ -181,10 +181,18 @@ impl Node {
         (to, new_name): (Name, &[u8]),
     ) -> Result<(Wcc, Wcc)> {
         self.change(OPERATION + old_name.len() + new_name.len(), |txn| {
-            let (from, id, kind) = named(txn, who, from, old_name)?;
+            let (from, in_from, id) = found(txn, who, from, old_name)?;
             let to = txn.admit(who, to)?;
             let in_to = txn.directory(to)?;
-            in_directory(who, &in_to, W | X)?;
+            in_directory(who, &in_to, X)?;
+            let over = txn.child(to, new_name);
+            if over == Some(id) {
+                // Two names of one object: nothing is to be done (rename(2)), so whoever sees both may.
+                return Ok((unchanged(txn, from)?, unchanged(txn, to)?));
+            }
+            let (object, kind) = txn.find(id)?;
+            to_unname(who, &in_from, &object)?;
+            in_directory(who, &in_to, W)?;
             let moves_directory = kind == Kind::Directory;
             if moves_directory && from != to {
                 // `..` in it changes.
@@ -193,11 +201,7 @@ impl Node {
                     return Err(Status::NFS3ERR_INVAL);
                 }
             }
-            let over = match txn.child(to, new_name) {
-                Some(over) if over == id => {
-                    // Two names of one object: nothing is to be done (rename(2)).
-                    return Ok((unchanged(txn, from)?, unchanged(txn, to)?));
-                }
+            let over = match over {
                 Some(over) => Some((over, replaceable(txn, who, &in_to, over, moves_directory)?)),
                 None => None,
             };
@@ -224,12 +228,18 @@ impl Node {
     }
 }
 
-/// A directory, and what a name in it stands for, which the caller may take away.
-fn named(txn: &Txn, who: &Caller, directory: Name, name: &[u8]) -> Result<(ObjectId, ObjectId, Kind)> {
+/// A directory, and what a name in it stands for.
+fn found(txn: &Txn, who: &Caller, directory: Name, name: &[u8]) -> Result<(ObjectId, Attributes, ObjectId)> {
     let parent = txn.admit(who, directory)?;
     let attributes = txn.directory(parent)?;
     in_directory(who, &attributes, X)?;
     let id = txn.child(parent, name).ok_or(Status::NFS3ERR_NOENT)?;
+    Ok((parent, attributes, id))
+}
+
+/// The same, which the caller may take away, and what it is.
+fn named(txn: &Txn, who: &Caller, directory: Name, name: &[u8]) -> Result<(ObjectId, ObjectId, Kind)> {
+    let (parent, attributes, id) = found(txn, who, directory, name)?;
     let (object, kind) = txn.find(id)?;
     to_unname(who, &attributes, &object)?;
     Ok((parent, id, kind))

@@ -60,9 +60,11 @@ impl Moves {
     }
 
     /// Changes how this node takes part.
-    pub(super) fn set(&self, caller: u32, change: &Change) -> Result<Answer, MoveError> {
+    pub(super) async fn set(&self, caller: u32, change: &Change) -> Result<Answer, MoveError> {
         only_root(caller, "change how a node takes part")?;
-        Ok(Answer::Settings(self.config()?.set(change)?))
+        let settings = self.config()?.set(change)?;
+        self.balancer.is_told().await;
+        Ok(Answer::Settings(settings))
     }
 
     /// The map that was set by hand.

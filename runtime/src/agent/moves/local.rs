@@ -108,7 +108,7 @@ async fn answer(moves: &Moves, caller: u32, request: &[u8]) -> Answer {
         Ok(Request::Bring {}) => moves.bring(caller).await,
         Ok(Request::Expel {}) => moves.expel(caller).await,
         Ok(Request::Settings {}) => moves.settings(),
-        Ok(Request::Set(change)) => moves.set(caller, &change),
+        Ok(Request::Set(change)) => moves.set(caller, &change).await,
         Ok(Request::Hint { pid, hint }) => moves.hint(caller, pid, hint),
         Ok(Request::Costs {}) => Ok(moves.balancer().told_costs()),
         Ok(Request::Map {}) => moves.map(),

@@ -168,6 +168,9 @@ pub enum MoveError {
     /// Ours: no key.
     #[error("this node looks for no others: it has no key of the cluster's, or no address; its log says why")]
     Alone,
+    /// Ours: a moment after its start.
+    #[error("this node has not measured its load yet")]
+    Unmeasured,
     /// The configuration's.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -195,7 +198,7 @@ pub struct Moves {
     follows: Arc<Follows>,
     /// Who else is there; none: this node has no key of the cluster's.
     neighbours: Option<Arc<Neighbours>>,
-    balancer: Balancer,
+    balancer: Arc<Balancer>,
 }
 
 /// The two places where it listens.
@@ -225,14 +228,8 @@ impl Moves {
             .map_err(|source| ListenError { place: socket.display().to_string(), source })?;
         let (follows, followers) = Follows::new();
         let (moving, moved) = (Mutex::default(), Notify::new());
-        let moves = Self {
-            config: path.to_owned(),
-            moving,
-            moved,
-            follows,
-            neighbours,
-            balancer: Balancer::default(),
-        };
+        let moves =
+            Self { config: path.to_owned(), moving, moved, follows, neighbours, balancer: Arc::default() };
         Ok((Arc::new(moves), Listeners { agents, users, followers }))
     }
 
@@ -254,9 +251,35 @@ impl Moves {
         Config::read(&self.config)
     }
 
-    /// Moves a process at the wish of this user, and says where it is then.
+    /// Moves a process at the wish of this user, and says where it is then: to a node, home, or where the load asks.
     async fn migrate(&self, caller: u32, pid: i32, to: &str) -> Result<Answer, MoveError> {
-        self.move_to(caller, pid, to, By::User).await
+        if to == "balance" {
+            return self.balance(caller, pid).await;
+        }
+        let moved = self.move_to(caller, pid, to, By::User).await?;
+        self.balancer.by_hand(pid);
+        Ok(moved)
+    }
+
+    async fn balance(&self, caller: u32, pid: i32) -> Result<Answer, MoveError> {
+        let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+        process.may_be_moved_by(caller)?;
+        let (pid, here) = (process.pid, self.config()?.node);
+        // Nobody decides there.
+        if self.neighbours.is_none() {
+            return Err(MoveError::Alone);
+        }
+        match self.balancer.best_place(pid).await? {
+            Some(address) => self.move_to(caller, pid, &address.to_string(), By::User).await,
+            None if Side::away(&process, &here)?.is_some() => {
+                self.move_to(caller, pid, "home", By::User).await
+            }
+            // With a guest its own home has to be asked.
+            None => match Side::guest(&process, &here)? {
+                Some(side) => Err(MoveError::Guest { pid, node: side.node }),
+                None => Ok(Answer::At { pid, node: here.clone(), home: here }),
+            },
+        }
     }
 
     /// Moves a process to share the load, as its user could.
@@ -340,7 +363,7 @@ impl Moves {
             .await
             .map_err(|source| MoveError::Peer { node: node.clone(), address, source })?;
         let ends = Ends { here: &config.node, there: node };
-        match side::send_off(process, company, ends, socket, keys, &self.follows).await? {
+        match side::send_off(process, company, ends, socket, keys, (&self.follows, &self.balancer)).await? {
             Outcome::Away => {
                 let with: Vec<i32> = company.iter().map(|process| process.pid).collect();
                 tracing::info!(pid, uid = process.uids[1], node, ?with, "away");
@@ -400,9 +423,10 @@ impl Moves {
         let neighbours = self.neighbours.as_ref().ok_or(MoveError::Alone)?;
         let config = self.config()?;
         let (peers, map) = (config.peers()?, config.map()?);
-        let own = neighbours.address();
+        let own_address = neighbours.address();
         let node = |address: Ipv4Addr| {
-            let told = neighbours.load_of(address);
+            let own = || Some((self.balancer.load()?, Duration::ZERO));
+            let told = if address == own_address { own() } else { neighbours.load_of(address) };
             let id = match &map {
                 Some(map) => map.id_of(address)?,
                 None => NodeId::from(address),
@@ -414,11 +438,14 @@ impl Moves {
                 up: true,
                 age_ms: told.map(|(_, age)| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                 load: told.map(|(load, _)| load),
+                multicast: neighbours.hears_by_multicast(address),
             })
         };
-        let mut nodes: Vec<Node> = neighbours.members().into_iter().chain([own]).filter_map(node).collect();
+        let mut nodes: Vec<Node> =
+            neighbours.members().into_iter().chain([own_address]).filter_map(node).collect();
         nodes.sort_unstable_by_key(|node| (node.id, node.address));
-        let own = nodes.iter().find(|node| node.address == own).map_or_else(|| own.into(), |node| node.id);
+        let own = nodes.iter().find(|node| node.address == own_address);
+        let own = own.map_or_else(|| own_address.into(), |node| node.id);
         Ok(Answer::Nodes { own, nodes })
     }
 

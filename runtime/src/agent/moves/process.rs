@@ -101,7 +101,7 @@ impl Process {
         if self.privileged() { 0 } else { self.uids[1] }
     }
 
-    /// As [`look::rights`] has it.
+    /// As [`look::Status::rights`] has it.
     pub fn rights(&self) -> String {
         format!("{:?} {}", self.uids, self.capable)
     }
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn rights_are_as_the_engine_reads_them() {
         let own = Process::look(std::process::id().cast_signed()).unwrap().unwrap();
-        assert_eq!(look::rights(nix::unistd::Pid::this()).unwrap(), own.rights());
+        assert_eq!(look::Status::of(nix::unistd::Pid::this()).unwrap().rights().unwrap(), own.rights());
     }
 
     #[test]

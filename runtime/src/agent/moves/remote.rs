@@ -177,6 +177,13 @@ pub async fn serve(moves: Arc<Moves>, listener: TcpListener) {
             drop(place);
             let done = match heard {
                 Ok((config, ask, stream)) => answer(&moves, &config, ask, stream).await,
+                // As `doctor` does, to see whether a connection comes about.
+                Err(PeerError::Frame(FrameError::Io(error)))
+                    if error.kind() == io::ErrorKind::UnexpectedEof =>
+                {
+                    tracing::debug!(%from, "has gone before it said what it wants");
+                    return;
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = done {

@@ -19,9 +19,10 @@ use tokio::task::JoinHandle;
 
 use super::follow::{Follows, Listener, Origin};
 use super::process::Process;
+use crate::agent::balancer::Balancer;
 use crate::agent::sys;
 use crate::migrate::link::Keys;
-use crate::migrate::{AGAIN, AGREED, AWAY, STAYS};
+use crate::migrate::{AGAIN, AGREED, AWAY, SENT, STAYS};
 
 /// The variable that names the node where it runs: several can share a PID namespace.
 const HERE: &str = "TESELA_NODE";
@@ -136,7 +137,7 @@ pub struct Ends<'a> {
 }
 
 /// Sends a process off, and those that share memory with it, to a node over a connection that its agent has accepted.
-/// What comes from there by itself `follows`.
+/// What comes from there by itself `follows`, and the balancer hears what it has taken.
 ///
 /// # Errors
 /// The program cannot be started, or not be heard.
@@ -146,7 +147,7 @@ pub async fn send_off(
     ends: Ends<'_>,
     socket: TcpStream,
     keys: Keys,
-    follows: &Arc<Follows>,
+    (follows, balancer): (&Arc<Follows>, &Arc<Balancer>),
 ) -> io::Result<Outcome> {
     let number = process.pid.to_string();
     let rights = |process: &Process| format!("{}={}", process.pid, process.rights());
@@ -161,7 +162,12 @@ pub async fn send_off(
         None => None,
     };
     let origin = Origin { side, mover: process.mover(), node: ends.there.to_owned() };
-    watch(child, Kind::Home(process.pid), ends.there, hear(lines, follows.listen(origin)));
+    watch(
+        child,
+        Kind::Home(process.pid),
+        ends.there,
+        hear(lines, follows.listen(origin), Arc::clone(balancer)),
+    );
     Ok(match told.as_deref() {
         Some(AWAY) => Outcome::Away,
         Some(line) => Outcome::Stays(line.strip_prefix(STAYS).unwrap_or(line).to_owned()),
@@ -214,14 +220,15 @@ async fn start(mut command: Command, socket: TcpStream, keys: Keys) -> io::Resul
     Ok(child)
 }
 
-/// Hears which processes can move again, until nothing more can be said.
-async fn hear(lines: Option<Lines<BufReader<ChildStdout>>>, listener: Listener) {
+/// Hears which processes can move again and what their moves have taken, until nothing more can be said.
+async fn hear(lines: Option<Lines<BufReader<ChildStdout>>>, listener: Listener, balancer: Arc<Balancer>) {
     let Some(mut lines) = lines else { return };
     loop {
         match lines.next_line().await {
-            Ok(Some(line)) => match again(&line) {
-                Some((pid, since)) => listener.again(pid, since),
-                None => tracing::warn!(line, "is not understood"),
+            Ok(Some(line)) => match (again(&line), sent(&line)) {
+                (Some((pid, since)), _) => listener.again(pid, since),
+                (_, Some((octets, took, round_trip))) => balancer.sent(octets, took, round_trip),
+                (None, None) => tracing::warn!(line, "is not understood"),
             },
             Ok(None) => return,
             Err(error) => {
@@ -235,6 +242,12 @@ async fn hear(lines: Option<Lines<BufReader<ChildStdout>>>, listener: Listener) 
 fn again(line: &str) -> Option<(i32, Duration)> {
     let (pid, since) = line.strip_prefix(AGAIN)?.split_once(' ')?;
     Some((pid.parse().ok()?, Duration::from_millis(since.parse().ok()?)))
+}
+
+fn sent(line: &str) -> Option<(u64, Duration, Duration)> {
+    let mut numbers = line.strip_prefix(SENT)?.split(' ').map(|number| number.parse().ok());
+    let mut next = || numbers.next().flatten();
+    Some((next()?, Duration::from_micros(next()?), Duration::from_micros(next()?)))
 }
 
 /// Hears what it says, takes up its end, and says whether all was well.

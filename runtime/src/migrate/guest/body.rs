@@ -11,7 +11,7 @@ use crate::migrate::sys;
 
 /// What the agent's program and a body say to each other before the blob takes over, an octet each.
 pub mod word {
-    /// The region is mapped: put what belongs there.
+    /// The region is mapped and has the code: put there what else belongs there.
     pub const ROOM: u8 = b'r';
     /// A channel comes with this message.
     pub const CHANNEL: u8 = b'c';
@@ -21,18 +21,27 @@ pub mod word {
     pub const GO: u8 = b'g';
 }
 
+/// Octets that are mapped for the plan, behind the region: enough for some 200,000 mappings. The vDSO goes aside behind it.
+pub const PLAN: u64 = 8 << 20;
+
 /// The first descriptor of a thread's channel in a body; the control socket is the one before. What is shared
 /// follows.
 pub const FIRST_FD: i32 = 100;
 
 /// Goes through it; returns only where it failed.
 pub fn begin(wanted: Wanted, control: OwnedFd) -> io::Result<std::convert::Infallible> {
-    let Wanted { base, plan, .. } = wanted;
+    let Wanted { base, .. } = wanted;
     // SAFETY: the agent has chosen a place that is free at home, and FIXED_NOREPLACE finds out here.
-    unsafe { sys::map_fixed(base, REGION + plan)? };
+    unsafe { sys::map_fixed(base, REGION + PLAN)? };
     sys::keep_as(&control, FIRST_FD - 1)?;
-    nix::unistd::write(&control, &[word::ROOM])?;
     let blob = Blob::at(base).map_err(io::Error::other)?;
+    // SAFETY: the region is mapped, and nobody else knows of it yet.
+    unsafe { std::ptr::copy_nonoverlapping(blob.memory.as_ptr(), base as *mut u8, blob.memory.len()) };
+    for (start, end) in &blob.code {
+        // SAFETY: it has just been written.
+        unsafe { sys::make_code(*start, end - start)? };
+    }
+    nix::unistd::write(&control, &[word::ROOM])?;
     let (mut slot, mut end) = (0, FIRST_FD);
     loop {
         let mut message = [0];
@@ -60,10 +69,6 @@ pub fn begin(wanted: Wanted, control: OwnedFd) -> io::Result<std::convert::Infal
     unsafe { (control_at as *mut i32).write(FIRST_FD - 1) };
     drop(control);
     sys::close_others(FIRST_FD - 1, end)?;
-    for (start, end) in &blob.code {
-        // SAFETY: the blob's code, which nobody executes yet.
-        unsafe { sys::make_code(*start, end - start)? };
-    }
     let first = layout::slot(base, 0);
     // SAFETY: the blob's entry, on the first slot's own stack. It does not return.
     unsafe { sys::enter(blob.entry, first + SLOT - 64, layout::ENTER_RESTORE, first) }

@@ -1,22 +1,21 @@
 //! A body is built from an image.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tesela_shim::layout::{
-    self, CONTROL_MAPPED, Context, FRAME_AT, MAGIC1, MAGIC2, Map, PROCESS_AT, Plan, REGION, SLOT, SOFTWARE,
-    STACK_AT, STATE_AT, Thread,
+    self, CONTROL_MAPPED, Context, FRAME_AT, Map, PROCESS_AT, Plan, REGION, SLOT, STACK_AT, STATE_AT, Thread,
 };
 use tesela_shim::seal::Direction;
 
-use super::body::{FIRST_FD, word};
+use super::body::{FIRST_FD, PLAN, word};
 use super::init::{self, Wanted};
 use super::lines::Line;
 use super::{Body, Guest, GuestError, control_pair};
-use crate::migrate::blob::Blob;
 use crate::migrate::equal::{Named, Own, Parts};
 use crate::migrate::filter::filter;
 use crate::migrate::freeze::{empty_process, empty_thread, octets, octets_mut, registers_from_words};
@@ -25,11 +24,28 @@ use crate::migrate::known::Known;
 use crate::migrate::link;
 use crate::migrate::look::{self, PAGE};
 use crate::migrate::pages::{Pager, hold_back};
+use crate::migrate::processor;
 use crate::migrate::shared::{self, Object};
 use crate::migrate::sys::{self, Userfaultfd};
 
-/// Behind the plan, where the vDSO goes aside.
-const ASIDE: u64 = 8 << 20;
+/// A process that is going to be a body: it has the region with the code in it, and waits for all else.
+#[derive(Debug)]
+pub struct Room {
+    /// Its id in this program's namespace.
+    pid: Pid,
+    control: OwnedFd,
+    base: u64,
+    /// The kernel's own mappings in it.
+    special: Vec<look::Line>,
+}
+
+impl Room {
+    /// Its process does not come. One that is made here later may have its id.
+    pub(super) fn leave(self) {
+        // ESRCH: it has ended already.
+        let _ended = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
+    }
+}
 
 impl Guest {
     /// Looks what the files are here that the bodies show which are built next.
@@ -54,7 +70,42 @@ impl Guest {
         Ok(shared::fill(&self.objects, &mut receiver)?)
     }
 
-    /// Begins a body. Its memory comes by the connection `pages`.
+    /// Begins a body whose process still runs at home.
+    pub(super) fn make_room(&mut self, tgid: i32, base: u64) -> Result<(), GuestError> {
+        /// More than home asks for.
+        const MOST: usize = 1024;
+        // All that come with the link's process come before it.
+        if self.begun || self.rooms.len() == MOST {
+            return Ok(());
+        }
+        match self.room(tgid, base) {
+            Ok(room) => {
+                self.rooms.insert(tgid, room);
+                Ok(())
+            }
+            Err(error) => Ok(self.link.send(&ToHome::Failed(error.to_string()))?),
+        }
+    }
+
+    fn room(&self, tgid: i32, base: u64) -> Result<Room, GuestError> {
+        let (control, theirs) = control_pair()?;
+        self.init.body(Wanted { tgid, base }, &theirs)?;
+        drop(theirs);
+        let mut said = [0];
+        match init::receive_named(&control, &mut said)? {
+            (1, Some(pid)) => {
+                let mut special = look::maps(pid)?;
+                special.retain(|line| line.is_special() && line.name != "[vsyscall]");
+                Ok(Room { pid, control, base, special })
+            }
+            _ => {
+                let taken = "no process could be made for it: its id or its place in memory is taken";
+                Err(io::Error::other(taken).into())
+            }
+        }
+    }
+
+    /// Goes on with a body, or begins it. Its memory comes by the connection `pages`.
     pub(super) fn build(&mut self, image: Image, pages: &Channel) -> Result<(), GuestError> {
         match self.try_build(image, pages) {
             Ok(()) => Ok(()),
@@ -67,9 +118,7 @@ impl Guest {
         if self.agreed.is_some_and(|agreed| agreed != image.uid) {
             return Err(refused(format!("it is user {}'s, and that was not agreed", image.uid)));
         }
-        let here: HashSet<&str> = self.processor.split_ascii_whitespace().collect();
-        let lacks: Vec<&str> =
-            image.processor.split_ascii_whitespace().filter(|flag| !here.contains(flag)).collect();
+        let lacks = processor::lacks(&self.processor, &image.processor);
         if !lacks.is_empty() {
             return Err(refused(format!("the processor there lacks {}", lacks.join(" "))));
         }
@@ -82,17 +131,17 @@ impl Guest {
         hold_back(&page_stream)?;
         let page_link = link::split(page_stream, pages.keys)?;
         let plan_octets = plan_size(&image);
-        let (ours, theirs) = control_pair()?;
-        let wanted = Wanted { tgid: image.tgid, base: image.base, plan: plan_octets };
-        self.init.body(wanted, &theirs)?;
-        drop(theirs);
-        let mut said = [0];
-        let (1, Some(pid)) = init::receive_named(&ours, &mut said)? else {
-            return Err(refused(
-                "no process could be made for it: its id or its place in memory is taken".into(),
-            ));
+        let room = match self.rooms.remove(&image.tgid) {
+            Some(room) => room,
+            None => self.room(image.tgid, image.base)?,
         };
-        write_region(pid, &image, plan_octets)?;
+        if room.base != image.base || plan_octets > PLAN {
+            return Err(refused("there is no room for it as it is".into()));
+        }
+        let Room { pid, control: ours, special, .. } = room;
+        // Not the agent's, which all its threads would have, and none before this node's own programs.
+        sys::set_nice(pid, image.nice.max(0))?;
+        write_region(pid, &image, plan(&special, &image, plan_octets)?)?;
         let channels = streams.iter().map(|stream| (word::CHANNEL, stream.as_fd()));
         // Those alone that it maps.
         let mapped = objects_of(&image).into_iter().filter_map(|object| self.objects.get(object));
@@ -135,6 +184,9 @@ impl Guest {
         for map in image.maps.iter().filter(|map| map.shared.is_none()) {
             userfaultfd.register(map.start, map.end - map.start)?;
         }
+        // It makes itself ready while those are begun who put its pages into place: before they are, it does not run.
+        self.answer(tgid, CONTROL_MAPPED, None)?;
+        let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         let copies = image.copies();
         let is_copy = |start: u64| copies.iter().any(|(from, to)| (*from..*to).contains(&start));
         // Of a copy home has the file, and not the content.
@@ -157,8 +209,7 @@ impl Guest {
             }
         })?;
         (body.pager, body.listens) = (Some(Arc::clone(&pager)), Some(stop));
-        self.receive_pages(tgid, 0, pager, receiver)?;
-        self.answer(tgid, CONTROL_MAPPED, None)
+        self.receive_pages(tgid, 0, pager, receiver)
     }
 
     /// All of a body's memory has come.
@@ -204,7 +255,7 @@ fn objects_of(image: &Image) -> Vec<usize> {
     parts.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Octets of the plan with all that follows it, and of the place aside.
+/// Octets of the plan with all that follows it.
 fn plan_size(image: &Image) -> u64 {
     let parts = size_of::<Plan>()
         + image.maps.len() * size_of::<Map>()
@@ -214,11 +265,9 @@ fn plan_size(image: &Image) -> u64 {
     (parts as u64).next_multiple_of(PAGE)
 }
 
-/// Puts everything into the region of a process that has just mapped it.
-fn write_region(pid: Pid, image: &Image, plan_octets: u64) -> Result<(), GuestError> {
+/// Puts all but the code into the region of a process that has mapped it.
+fn write_region(pid: Pid, image: &Image, plan: Vec<u8>) -> Result<(), GuestError> {
     let base = image.base;
-    let blob = Blob::at(base).map_err(io::Error::other)?;
-    sys::write_memory(pid, base, &blob.memory)?;
     let mut process = empty_process();
     for (place, from) in process.dispositions.iter_mut().zip(&image.dispositions) {
         [place.handler, place.flags, place.restorer, place.mask] = *from;
@@ -236,7 +285,7 @@ fn write_region(pid: Pid, image: &Image, plan_octets: u64) -> Result<(), GuestEr
     for thread in &image.threads {
         write_thread(pid, image, thread)?;
     }
-    Ok(sys::write_memory(pid, base + REGION, &plan(pid, image, plan_octets)?)?)
+    Ok(sys::write_memory(pid, base + REGION, &plan)?)
 }
 
 fn write_thread(pid: Pid, image: &Image, thread: &ThreadImage) -> Result<(), GuestError> {
@@ -269,13 +318,17 @@ fn write_thread(pid: Pid, image: &Image, thread: &ThreadImage) -> Result<(), Gue
     };
     sys::write_memory(pid, slot, octets(&part))?;
     let state_at = slot + FRAME_AT + STATE_AT;
-    let context = context(thread, state_at, slot);
+    let (state, is_extended) = thread.state.frame()?;
+    if state.len() as u64 > layout::FRAME - STATE_AT {
+        return Err(io::Error::other("the processor's extended state is too large").into());
+    }
+    let context = context(thread, state_at, slot, is_extended);
     sys::write_memory(pid, slot + FRAME_AT, octets(&context))?;
-    Ok(sys::write_memory(pid, state_at, &signal_state(&thread.state)?)?)
+    Ok(sys::write_memory(pid, state_at, &state)?)
 }
 
 /// The signal frame with which a thread enters its program.
-fn context(thread: &ThreadImage, fpstate: u64, slot: u64) -> Context {
+fn context(thread: &ThreadImage, fpstate: u64, slot: u64, is_extended: bool) -> Context {
     /// UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
     const FLAGS: u64 = 6;
     const UC_FP_XSTATE: u64 = 1;
@@ -283,7 +336,7 @@ fn context(thread: &ThreadImage, fpstate: u64, slot: u64) -> Context {
     const OPEN: u64 = 1 << 30 | 1 << 10 | 1 << 6;
     let r = registers_from_words(&thread.registers);
     Context {
-        flags: if thread.state.len() == sys::FXSAVE { FLAGS } else { FLAGS | UC_FP_XSTATE },
+        flags: if is_extended { FLAGS | UC_FP_XSTATE } else { FLAGS },
         stack_sp: slot + STACK_AT,
         stack_size: SLOT - STACK_AT,
         r8: [r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15],
@@ -304,30 +357,7 @@ fn context(thread: &ThreadImage, fpstate: u64, slot: u64) -> Context {
     }
 }
 
-/// The extended state as a signal frame has it.
-fn signal_state(state: &[u8]) -> io::Result<Vec<u8>> {
-    if state.len() == sys::FXSAVE {
-        return Ok(state.to_vec());
-    }
-    let size = u32::try_from(state.len()).map_err(io::Error::other)?;
-    let at = usize::try_from(SOFTWARE).unwrap_or(0);
-    let mut frame = state.to_vec();
-    // ptrace(2) has the processor's features there.
-    let features: [u8; 8] =
-        state.get(at..at + 8).and_then(|octets| octets.try_into().ok()).ok_or(io::ErrorKind::InvalidData)?;
-    frame[at..at + 48].fill(0);
-    frame[at..at + 4].copy_from_slice(&MAGIC1.to_le_bytes());
-    frame[at + 4..at + 8].copy_from_slice(&(size + 4).to_le_bytes());
-    frame[at + 8..at + 16].copy_from_slice(&features);
-    frame[at + 16..at + 20].copy_from_slice(&size.to_le_bytes());
-    frame.extend_from_slice(&MAGIC2.to_le_bytes());
-    if frame.len() as u64 > layout::FRAME - STATE_AT {
-        return Err(io::Error::other("the processor's extended state is too large"));
-    }
-    Ok(frame)
-}
-
-fn plan(pid: Pid, image: &Image, plan_octets: u64) -> Result<Vec<u8>, GuestError> {
+fn plan(own: &[look::Line], image: &Image, plan_octets: u64) -> Result<Vec<u8>, GuestError> {
     let program = filter(image.base);
     let start = image.base + REGION;
     let mut tail = Vec::new();
@@ -355,8 +385,6 @@ fn plan(pid: Pid, image: &Image, plan_octets: u64) -> Result<Vec<u8>, GuestError
     for instruction in &program {
         tail.extend_from_slice(octets(instruction));
     }
-    let lines = look::maps(pid)?;
-    let own: Vec<_> = lines.iter().filter(|line| line.is_special() && line.name != "[vsyscall]").collect();
     let mut plan = Plan {
         size: plan_octets,
         maps: image.maps.len() as u64,
@@ -368,7 +396,7 @@ fn plan(pid: Pid, image: &Image, plan_octets: u64) -> Result<Vec<u8>, GuestError
         auxv: after_maps,
         auxv_size: image.auxv.len() as u64,
         personality: image.personality,
-        aside: start + plan_octets.max(ASIDE),
+        aside: start + PLAN,
         ..Plan::default()
     };
     for (place, (name, to, end)) in plan.special.iter_mut().zip(&image.special) {

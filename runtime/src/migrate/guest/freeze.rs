@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use nix::unistd::Pid;
 use tesela_shim::layout::{
-    self, CODE, Context, IN_CALL, LOST, NEW, PARKED, Process, REGION, RUNNING, SOFTWARE, Thread, WAITING,
+    self, CODE, Context, IN_CALL, LOST, NEW, PARKED, Process, RUNNING, Thread, WAITING,
 };
 
 use super::lines::{Purpose, Wanted};
 use super::signals::thread_ids;
 use super::{Guest, GuestError};
 use crate::migrate::freeze::{
-    empty_process, empty_thread, octets_mut, registers_as_words, registers_from_words,
+    SPACE, empty_process, empty_thread, octets_mut, registers_as_words, registers_from_words,
 };
 use crate::migrate::home::without;
 use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToHome, ToRemote};
@@ -24,6 +24,7 @@ use crate::migrate::look::{self, Line};
 use crate::migrate::shared::{self, Object, WRITE};
 use crate::migrate::sys;
 use crate::migrate::tracee::{Tracee, settled};
+use crate::migrate::xstate::ExtendedState;
 
 /// A body that is being stopped.
 #[derive(Debug)]
@@ -288,7 +289,7 @@ fn read(
         None => Vec::new(),
     };
     pending.iter_mut().for_each(|info| told(&mut process, info));
-    let region = base..base + REGION + (64 << 20);
+    let region = base..base + SPACE;
     let own = |line: &Line| !line.is_special() && !region.contains(&line.start);
     let lines: Vec<Line> = look::maps(pid)?.into_iter().filter(own).collect();
     let private: Vec<Line> = lines.iter().filter(|line| !line.shared).cloned().collect();
@@ -372,19 +373,13 @@ fn read_thread(
     base: u64,
 ) -> Result<ThreadImage, GuestError> {
     let registers = tracee.registers().map_err(io::Error::from)?;
-    let mut state = sys::extended_state(tracee.tid)?;
     let in_shim = matches!(part.state, PARKED | WAITING) && (base..base + CODE).contains(&registers.rip);
-    let registers = if in_shim {
+    let (registers, state) = if in_shim {
         let mut context = Context::default();
         sys::read_memory(pid, part.context, octets_mut(&mut context))?;
-        // The frame's state is laid out like ptrace's, but for what the kernel says of it in the middle.
-        let at = usize::try_from(SOFTWARE).unwrap_or(0);
-        let features = state[at..at + 48].to_vec();
-        sys::read_memory(pid, context.fpstate, &mut state)?;
-        state[at..at + 48].copy_from_slice(&features);
-        of_context(&context, &registers)
+        (of_context(&context, &registers), ExtendedState::of_frame(pid, context.fpstate)?)
     } else {
-        again(registers)
+        (settled(registers), ExtendedState::of(tracee.tid)?)
     };
     let (head, length) = sys::robust_list(tracee.tid)?;
     let rseq = sys::rseq(tracee.tid)?;
@@ -407,17 +402,6 @@ fn read_thread(
         pending: waiting_for(tracee, false)?,
         channel: None,
     })
-}
-
-/// A local call that was interrupted is made again at home; what the kernel here remembers of it does not go
-/// along.
-fn again(registers: libc::user_regs_struct) -> libc::user_regs_struct {
-    let call = registers.orig_rax;
-    let mut settled = settled(registers);
-    if settled.rax == libc::SYS_restart_syscall as u64 {
-        settled.rax = call;
-    }
-    settled
 }
 
 fn of_context(context: &Context, kernel: &libc::user_regs_struct) -> libc::user_regs_struct {

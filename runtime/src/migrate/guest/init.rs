@@ -20,15 +20,13 @@ use nix::unistd::Pid;
 use super::body;
 use crate::migrate::sys;
 
-/// A body that is wanted: its id, its region, the octets of its plan.
+/// A body that is wanted: its id, its region.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     /// Its id.
     pub tgid: i32,
     /// Where the region is.
     pub base: u64,
-    /// Octets of the plan behind it.
-    pub plan: u64,
 }
 
 /// The first process of the place, as the agent's program has it.
@@ -71,10 +69,9 @@ impl Init {
     /// # Errors
     /// Those of the socket; the place could not make it.
     pub fn body(&self, wanted: Wanted, control: &OwnedFd) -> io::Result<()> {
-        let mut message = [0_u8; 24];
+        let mut message = [0_u8; 16];
         message[..4].copy_from_slice(&wanted.tgid.to_ne_bytes());
-        message[8..16].copy_from_slice(&wanted.base.to_ne_bytes());
-        message[16..].copy_from_slice(&wanted.plan.to_ne_bytes());
+        message[8..].copy_from_slice(&wanted.base.to_ne_bytes());
         let fds = [control.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&fds)];
         sendmsg::<()>(
@@ -195,18 +192,15 @@ fn tell(socket: &OwnedFd, pid: i32, status: i32) -> io::Result<()> {
 }
 
 fn next_wanted(socket: &OwnedFd) -> io::Result<(Wanted, OwnedFd)> {
-    let mut message = [0_u8; 24];
+    let mut message = [0_u8; 16];
     let (got, fd) = receive(socket, &mut message)?;
     let Some(control) = fd.filter(|_| got == message.len()) else {
         return Err(io::ErrorKind::UnexpectedEof.into());
     };
-    let word = |at: usize| {
-        let mut octets = [0; 8];
-        octets.copy_from_slice(&message[at..at + 8]);
-        u64::from_ne_bytes(octets)
-    };
+    let mut base = [0; 8];
+    base.copy_from_slice(&message[8..]);
     let tgid = i32::from_ne_bytes([message[0], message[1], message[2], message[3]]);
-    Ok((Wanted { tgid, base: word(8), plan: word(16) }, control))
+    Ok((Wanted { tgid, base: u64::from_ne_bytes(base) }, control))
 }
 
 /// One message, and the descriptor that came with it.

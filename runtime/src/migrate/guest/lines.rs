@@ -154,7 +154,10 @@ impl Guest {
                 let Some(pid) = self.pid_of(tgid) else { return self.never_begins(tgid) };
                 // ESRCH: it has ended already. Its end is news for home.
                 let _ended = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-                if let Some(freezing) = self.bodies.get_mut(&tgid).and_then(|body| body.frozen.take()) {
+                let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
+                // Whatever it has said before is not heard any more: that it is ready least of all.
+                body.control = None;
+                if let Some(freezing) = body.frozen.take() {
                     freezing.ended(tgid);
                 }
                 Ok(())

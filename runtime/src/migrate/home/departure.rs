@@ -56,6 +56,8 @@ impl Home {
         for thread in &image.threads {
             let Some(mut deputy) = self.deputies.remove(&thread.tid) else { return Ok(()) };
             deputy.tracee.quiet()?;
+            // It has made other calls since.
+            deputy.tracee.goes_on = false;
             // Signals that were sent on.
             let own = |tid: i32| tid == thread.tid || (tid == 0 && thread.tid == image.tgid);
             for signal in self.on_their_way.iter_mut().filter(|one| one.tgid == image.tgid && own(one.tid)) {
@@ -63,7 +65,7 @@ impl Home {
             }
             threads.push(deputy.tracee);
         }
-        Ok(Frozen { threads, image, entry: self.entry, labels: self.labels }.release()?)
+        Ok(Frozen { threads, image, lines: Vec::new(), entry: self.entry, labels: self.labels }.release()?)
     }
 
     /// The bodies are lost: so the processes end, by a signal that says so.

@@ -88,6 +88,7 @@ impl Home {
     pub(super) fn ended(&mut self, tid: i32) -> Result<(), HomeError> {
         self.early.remove(&tid);
         self.standing.remove(&tid);
+        self.copies.forget(tid);
         let Some(deputy) = self.deputies.remove(&tid) else { return Ok(()) };
         if tid == deputy.tgid {
             self.deputies.retain(|_, other| other.tgid != tid);
@@ -306,6 +307,7 @@ impl Home {
         self.are_away();
         let tgid = tid.as_raw();
         self.deputies.retain(|_, deputy| deputy.tgid != tgid);
+        self.copies.forget(tgid);
         self.link.send(&ToRemote::End { tgid })?;
         self.can_move_again(tgid)?;
         Ok(ptrace::detach(tid, None)?)
@@ -353,7 +355,8 @@ impl Home {
                 }
             }
             ToHome::NotFrozen { tgid, reason } => self.stays_away(tgid, &HomeError::Refused(reason))?,
-            ToHome::Whole { tgid } => tracing::debug!(tgid, "all its memory has moved"),
+            ToHome::Whole { tgid } => self.is_whole(tgid),
+            ToHome::Forgotten { tgid } => self.give_up_copy(tgid)?,
             ToHome::Asks { tgid } => self.asks_to_go_home(tgid)?,
             ToHome::Lost { tid, generation } => self.lost_there(tid, generation)?,
             ToHome::Pages { tgid, received, channel } => {

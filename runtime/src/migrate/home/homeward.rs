@@ -81,6 +81,7 @@ impl Home {
     ) -> Result<Vec<(Image, Vec<Piece>)>, HomeError> {
         let mut fetched = Vec::new();
         for Arriving { image, pages } in arriving {
+            image.threads.iter().try_for_each(|thread| thread.state.fits())?;
             let most = image.content.iter().map(|(start, end)| end - start).sum();
             let pieces = fetch(self.connect(&pages)?, pages.keys, most)?;
             fetched.push((image, pieces));
@@ -130,7 +131,7 @@ impl Home {
             if let Some(deputy) = self.deputies.get(&thread.tid) {
                 let tracee = &deputy.tracee;
                 tracee.set_registers(&registers_from_words(&thread.registers))?;
-                sys::set_extended_state(tracee.tid, &thread.state)?;
+                thread.state.put(tracee.tid)?;
                 sys::set_signal_mask(tracee.tid, thread.mask)?;
             }
         }
@@ -154,6 +155,7 @@ impl Home {
         tracing::info!(pid = tgid, "at home again");
         self.at_home = true;
         self.standing.remove(&tgid);
+        self.copies.forget(tgid);
         self.on_their_way.retain(|signal| signal.tgid != tgid);
         Ok(self.link.send(&ToRemote::Taken { tgid })?)
     }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
@@ -15,14 +16,29 @@ use crate::migrate::image::Channel;
 use crate::migrate::lasting::hang_up;
 use crate::migrate::link::{self, Keys, LinkError};
 use crate::migrate::pages::{Source, aside, hold_back};
+use crate::migrate::sys;
 
 /// A thread that sends it.
 #[derive(Debug)]
 pub struct Outgoing {
     /// Opens the gate before which it waits; `None`: it is open.
     gate: Option<mpsc::Sender<()>>,
+    /// When that was.
+    begun: Option<Instant>,
+    octets: Arc<AtomicU64>,
     line: Arc<Line>,
     thread: JoinHandle<Source>,
+}
+
+/// What it has taken to send a process's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Octets of it.
+    pub octets: u64,
+    /// From when the process ran on the other node until all was there.
+    pub took: Duration,
+    /// The fastest way there and back that the connection has seen.
+    pub round_trip: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +68,7 @@ impl Outgoing {
         keys: Keys,
     ) -> io::Result<Self> {
         let mut source = Source::new(pid, content, None).without(equal);
-        let line = Arc::new(Line::default());
+        let (line, octets) = (Arc::new(Line::default()), source.octets());
         let own = Arc::clone(&line);
         let (gate, waits) = mpsc::channel();
         let thread = thread::Builder::new().name("pages".into()).spawn(move || {
@@ -64,7 +80,7 @@ impl Outgoing {
             }
             source
         })?;
-        Ok(Self { gate: Some(gate), line, thread })
+        Ok(Self { gate: Some(gate), begun: None, octets, line, thread })
     }
 
     /// Begins to send. Before that nothing competes for the processors with those who build the body.
@@ -72,7 +88,16 @@ impl Outgoing {
         if let Some(gate) = self.gate.take() {
             // The thread waits for it.
             let _heard = gate.send(());
+            self.begun = Some(Instant::now());
         }
+    }
+
+    /// What it has taken, once the other side has said that all is there. `None`: that is not known, for the connection
+    /// has broken meanwhile.
+    pub fn sent(&self) -> Option<Sent> {
+        let took = self.begun?.elapsed();
+        let round_trip = sys::fastest_round_trip(self.line.stream().as_ref()?.as_raw_fd()).ok()?;
+        Some(Sent { octets: self.octets.load(Ordering::Relaxed), took, round_trip })
     }
 
     /// Goes on by another connection, behind the records that have come by those before.
@@ -86,6 +111,7 @@ impl Outgoing {
             hang_up(stream);
         }
         let Ok(mut source) = self.thread.join() else { return Ok(None) };
+        let octets = source.octets();
         let line = Arc::new(Line::default());
         let own = Arc::clone(&line);
         let thread = thread::Builder::new().name("pages".into()).spawn(move || {
@@ -107,7 +133,7 @@ impl Outgoing {
             }
             source
         })?;
-        Ok(Some(Self { gate: None, line, thread }))
+        Ok(Some(Self { gate: None, begun: None, octets, line, thread }))
     }
 }
 

@@ -1,8 +1,9 @@
-//! The deputies' ends of the channels.
+//! The deputies' ends of the channels: made before their processes are stopped, handed over, and made anew.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -10,14 +11,16 @@ use nix::unistd::Pid;
 use tesela_shim::layout::{self, Thread};
 use tesela_shim::seal::Direction;
 
-use super::connector::Wanted;
+use super::connector::{Wanted, connect};
 use super::{Home, HomeError};
-use crate::migrate::freeze::{CHANNEL_ROOM, FreezeError, Frozen, empty_thread, octets, octets_mut};
-use crate::migrate::image::{Channel, ToRemote};
-use crate::migrate::lasting::hang_up;
+use crate::migrate::blob::Blob;
+use crate::migrate::freeze::{Ahead, CHANNEL_ROOM, FreezeError, Frozen, empty_thread, octets, octets_mut};
+use crate::migrate::image::{Channel, ToHome, ToRemote};
+use crate::migrate::lasting::{Lasting, hang_up};
 use crate::migrate::link::Keys;
 use crate::migrate::sys;
 use crate::migrate::tracee::Tracee;
+use crate::migrate::xstate::ExtendedState;
 
 /// Where in a slot the stack of what the agent has a deputy do begins, far below that of its loop.
 const STACK: u64 = layout::STACK_AT + (32 << 10);
@@ -33,23 +36,88 @@ pub struct Adoption {
     limit: [u64; 2],
 }
 
+/// A connection that waits for a thread, or for a process's memory.
+#[derive(Debug)]
+pub struct Wire {
+    /// As the other side gets to know it.
+    pub channel: Channel,
+    /// Its keys here.
+    pub keys: Keys,
+    /// The connection.
+    pub stream: TcpStream,
+}
+
+impl Wire {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn new(there: SocketAddr) -> io::Result<Self> {
+        let (channel, keys) = Channel::new()?;
+        Ok(Self { channel, keys, stream: connect(there, channel.token)? })
+    }
+}
+
+/// The connections of a process that is about to leave.
+#[derive(Debug)]
+pub struct Wires {
+    /// For its threads.
+    pub threads: Vec<Wire>,
+    /// For its memory.
+    pub pages: Wire,
+}
+
+impl Wires {
+    /// Connects for so many threads.
+    ///
+    /// # Errors
+    /// Those of the sockets.
+    pub fn new(there: SocketAddr, threads: usize) -> io::Result<Self> {
+        let threads = (0..threads).map(|_| Wire::new(there)).collect::<io::Result<_>>()?;
+        Ok(Self { threads, pages: Wire::new(there)? })
+    }
+}
+
+/// Has bodies begun on the other node for processes that still run, and connects them: `first`, and others as far as
+/// there is room for them.
+///
+/// # Errors
+/// Those of the link.
+pub fn ahead(
+    first: Pid,
+    ahead: &Ahead,
+    link: &Lasting<ToHome>,
+    there: SocketAddr,
+) -> Result<HashMap<i32, Wires>, HomeError> {
+    /// Half of what the other side keeps of connections that have not been asked for.
+    const MOST: usize = 512;
+    let Some(Blob { base, .. }) = ahead.blob else { return Ok(HashMap::new()) };
+    let mut wires = HashMap::new();
+    let mut left = MOST;
+    let others = ahead.threads.keys().copied().filter(|tgid| *tgid != first.as_raw());
+    for tgid in std::iter::once(first.as_raw()).chain(others) {
+        let Some(&threads) = ahead.threads.get(&tgid) else { continue };
+        let Some(rest) = left.checked_sub(threads + 1) else { continue };
+        left = rest;
+        link.send(&ToRemote::Room { tgid, base })?;
+        wires.insert(tgid, Wires::new(there, threads)?);
+    }
+    Ok(wires)
+}
+
 impl Home {
     /// Begins to give stopped threads, in the order of their slots from 0 on, their connections. From here on they die
     /// with this program.
-    pub(super) fn hand_over(
-        &self,
-        frozen: &Frozen,
-        wires: &[(TcpStream, Keys)],
-    ) -> Result<Adoption, HomeError> {
+    pub(super) fn hand_over(&self, frozen: &Frozen, wires: &[Wire]) -> Result<Adoption, HomeError> {
         let Some(leader) = frozen.threads.first() else { return Err(FreezeError::CantMove("ended").into()) };
         frozen.threads.iter().try_for_each(Tracee::bind)?;
-        for ((_, keys), image) in wires.iter().zip(&frozen.image.threads) {
+        for (Wire { keys, .. }, image) in wires.iter().zip(&frozen.image.threads) {
             self.change_thread(leader.tid, image.slot.into(), |thread| {
                 (thread.send, thread.receive) = (Direction::new(keys.send), Direction::new(keys.receive));
                 thread.mask = image.mask;
             })?;
         }
-        let streams: Vec<&TcpStream> = wires.iter().map(|(stream, _)| stream).collect();
+        let streams: Vec<&TcpStream> = wires.iter().map(|wire| &wire.stream).collect();
         self.begin_adoption(leader, leader.tid, 0, &streams)
     }
 
@@ -178,7 +246,7 @@ impl Home {
         let (pid, slot) = (Pid::from_raw(deputy.tgid), u64::from(deputy.slot));
         let Some(deputy) = self.deputies.get(&tid) else { return Ok(()) };
         let tracee = &deputy.tracee;
-        let (registers, state) = (tracee.registers()?, sys::extended_state(tracee.tid)?);
+        let (registers, state) = (tracee.registers()?, ExtendedState::of(tracee.tid)?);
         let mask = tracee.quiet()?;
         let old = self.thread(pid, slot)?;
         if old.fd >= 0 {
@@ -191,7 +259,7 @@ impl Home {
         })?;
         self.adopt(tracee, pid, slot, &[&stream])?;
         tracee.set_registers(&registers)?;
-        sys::set_extended_state(tracee.tid, &state)?;
+        state.put(tracee.tid)?;
         sys::set_signal_mask(tracee.tid, mask)?;
         let Some(deputy) = self.deputies.get_mut(&tid) else { return Ok(()) };
         deputy.line.heard |= !old.receive.is_unused();

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::unistd::Pid;
 
-use super::{DONE, RUN, address};
+use super::pace::Moments;
+use super::{DONE, RUN, WAITS, address};
 use crate::migrate::equal::Equal;
 use crate::migrate::known::{Change, Known};
 use crate::migrate::link::{LinkError, Receiver, Sender};
@@ -29,7 +31,7 @@ pub struct Source {
     records: u64,
     sent: Vec<(u64, u64, u64)>,
     /// Octets of memory that have been sent.
-    octets: usize,
+    octets: Arc<AtomicU64>,
 }
 
 impl Source {
@@ -37,7 +39,16 @@ impl Source {
     /// side has is `known`, or it has zeros.
     pub fn new(pid: Pid, content: &[(u64, u64)], known: Option<Arc<Known>>) -> Self {
         let (rest, elsewhere) = (Rest::of(content.iter().copied()), Rest::of([]));
-        Self { pid, known, rest, elsewhere, taken: true, records: 0, sent: Vec::new(), octets: 0 }
+        Self {
+            pid,
+            known,
+            rest,
+            elsewhere,
+            taken: true,
+            records: 0,
+            sent: Vec::new(),
+            octets: Arc::default(),
+        }
     }
 
     /// But for what the other side has in files, which has to be in ranges of the content.
@@ -50,6 +61,11 @@ impl Source {
         }
         self.rest.next = 0;
         self
+    }
+
+    /// How many octets of memory have been sent: it goes on counting.
+    pub fn octets(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.octets)
     }
 
     /// Goes on on another connection behind the record of this number. A run of which some has arrived is sent
@@ -70,19 +86,23 @@ impl Source {
     /// Those of the connection.
     pub fn serve(&mut self, mut sender: Sender, mut receiver: Receiver) -> Result<(), LinkError> {
         let mut told = false;
+        // A process that goes home waits for all of it.
+        let mut moments = if self.known.is_some() { Moments::none() } else { Moments::begin() };
         loop {
             let idle = self.rest.ranges.is_empty() && (told || !self.taken);
-            let waits = if idle { PollTimeout::NONE } else { PollTimeout::ZERO };
+            let waits = (!idle).then(|| moments.wait().into());
             let mut ready = [PollFd::new(receiver.as_fd(), PollFlags::POLLIN)];
-            let asked = poll(&mut ready, waits).map_err(io::Error::from)? > 0;
+            let asked = ppoll(&mut ready, waits, None).map_err(io::Error::from)? > 0;
             if asked {
                 let record = receiver.record()?;
                 let address = address(record)?;
                 if let Some(end) = record[8..].first_chunk() {
                     self.has_not(address, u64::from_le_bytes(*end));
+                } else if address == WAITS {
+                    moments.asked(false);
                 } else if address == DONE {
                     self.taken = true;
-                } else if let Some((start, end)) = self.rest.run_from(address) {
+                } else if let Some((start, end)) = self.rest.asked_from(address, &mut moments) {
                     self.send_run(&mut sender, start, end, true)?;
                 } else if is_zero(self.pid, address) {
                     // What has been sent is on its way, but zeros have not been.
@@ -93,7 +113,8 @@ impl Source {
             } else if !told && self.taken {
                 self.send(&mut sender, DONE, &[])?;
                 told = true;
-                let (pid, octets, spared) = (self.pid, self.octets, self.elsewhere.octets());
+                let (pid, octets, spared) =
+                    (self.pid, self.octets.load(Ordering::Relaxed), self.elsewhere.octets());
                 tracing::info!(%pid, octets, spared, "all its memory has been sent");
             }
         }
@@ -109,7 +130,7 @@ impl Source {
         record.extend_from_slice(&address.to_le_bytes());
         record.extend_from_slice(memory);
         self.records += 1;
-        self.octets += memory.len();
+        self.octets.fetch_add(memory.len() as u64, Ordering::Relaxed);
         sender.put(&record)
     }
 
@@ -192,6 +213,12 @@ impl Rest {
         self.cut(address, address.saturating_add(RUN))
     }
 
+    /// The same for a page that the program waits for.
+    pub(super) fn asked_from(&mut self, address: u64, moments: &mut Moments) -> Option<(u64, u64)> {
+        let next = self.next;
+        self.run_from(address).inspect(|_| moments.asked(address == next))
+    }
+
     /// Takes what there is from `address` on in one range, up to `most`.
     fn cut(&mut self, address: u64, most: u64) -> Option<(u64, u64)> {
         let (&start, &end) = self.ranges.range(..=address).next_back().filter(|(_, end)| address < **end)?;
@@ -239,7 +266,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::thread::JoinHandle;
 
-    use super::super::Asks;
+    use super::super::{Asks, Calm};
     use super::*;
     use crate::migrate::link::{Keys, split};
 
@@ -330,7 +357,7 @@ mod tests {
             (address(record).unwrap(), (record.len() as u64 - 8) / PAGE)
         };
         let (sender, mut receiver, thread) = over(source);
-        let mut asks = Asks { sender, lacks: Vec::new(), taken: false };
+        let mut asks = Asks { sender, lacks: Vec::new(), taken: false, calm: Calm::begin() };
         assert_eq!([(); 2].map(|()| next(&mut receiver)), [(at(0), 2), (at(8), 2)]);
         asks.lack(at(6), at(8));
         asks.lack(at(7), at(8));
@@ -362,5 +389,31 @@ mod tests {
             asks.sender.hang_up();
             thread.join().unwrap();
         }
+    }
+
+    #[test]
+    fn all_is_sent_once_whatever_is_waited_for() {
+        let memory = vec![1_u8; usize::try_from(40 * PAGE).unwrap()];
+        let first = (memory.as_ptr() as u64).next_multiple_of(PAGE);
+        let at = |page: u64| first + page * PAGE;
+        let (sender, mut receiver, thread) = over(Source::new(Pid::this(), &[(at(0), at(30))], None));
+        let mut asks = Asks { sender, lacks: Vec::new(), taken: false, calm: Calm::begin() };
+        asks.waits();
+        for page in [20, 9] {
+            asks.page(at(page));
+        }
+        let mut come = Vec::new();
+        loop {
+            let record = receiver.record().unwrap();
+            let place = address(record).unwrap();
+            come.extend((0..(record.len() as u64 - 8) / PAGE).map(|page| (place - first) / PAGE + page));
+            if place == DONE {
+                break;
+            }
+        }
+        come.sort_unstable();
+        assert_eq!(come, (0..30).collect::<Vec<_>>(), "all of it once");
+        asks.sender.hang_up();
+        thread.join().unwrap();
     }
 }

@@ -357,6 +357,17 @@ fn compare(ops: &[(u32, Op)]) {
     assert_eq!(fixture.tree(), seen);
 }
 
+#[test]
+fn a_rename_to_another_name_of_the_same_file_needs_no_leave() {
+    let path = |path: &str| path.into();
+    compare(&[
+        (0, Op::Chmod(path("sub"), 0o755)),
+        (1000, Op::Rename(path("b"), path("sub/d"))),
+        (0, Op::Chmod(path("sub"), 0o750)),
+        (1000, Op::Rename(path("b"), path("sub/d"))),
+    ]);
+}
+
 /// More with PROPTEST_CASES.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").map_or(64, |cases| cases.parse().unwrap())

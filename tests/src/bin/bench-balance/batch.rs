@@ -1,10 +1,7 @@
 //! A batch of jobs started on one node of several: how long until all are done, against ideal processor sharing and
 //! against the same with balancing off.
 //!
-//! `bench-balance [ROUNDS]`, 3 unless told otherwise. The nodes are namespaces of this machine with a quota of its
-//! processors each, so that two can stand for several nodes. Ideal is all work over all speed at no cost, where no job can
-//! have more than the whole of a node. Needs root, and the image of the tests' lab, which it makes where it is missing.
-#![expect(clippy::unwrap_used, reason = "what fails here fails the benchmark")]
+//! Ideal is all work over all speed at no cost, where no job can have more than the whole of a node.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -24,8 +21,8 @@ struct Case {
     jobs: Vec<f64>,
 }
 
-fn main() {
-    let rounds: usize = std::env::args().nth(1).map_or(3, |word| word.parse().unwrap());
+/// Prints its table.
+pub fn run(rounds: usize) {
     let mixed: Vec<f64> = (0..32).map(|number| 0.5 * f64::from(1 + number * 7 % 8)).collect();
     let cases = [
         Case { what: "32 jobs of mixed length, 4 equal nodes", cpus: &[0.4; 4], jobs: mixed.clone() },
@@ -33,16 +30,8 @@ fn main() {
     ];
     println!("| | ideal, s | balanced, s | to ideal | without, s | to that |\n|---|---|---|---|---|---|");
     for case in cases {
-        let quotas: Vec<String> = case.cpus.iter().map(f64::to_string).collect();
-        let nodes = case.cpus.len().to_string();
-        let lab = Lab::up(&["--kind", "namespace", "--nodes", &nodes, "--cpus", &quotas.join(",")]);
-        for number in 1..=case.cpus.len() {
-            let node = format!("n{number}");
-            lab.wait("all are in the map", Duration::from_secs(60), || {
-                lab.map(&node).len() == case.cpus.len()
-            });
-        }
-        let second = second(&lab);
+        let lab = crate::lab(case.cpus, &[]);
+        let second = second(&lab, case.cpus);
         let (mut balanced, mut alone) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
             lab.said("n1", "mosctl nostay");
@@ -61,24 +50,46 @@ fn main() {
     }
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
+/// The one in the middle.
+pub fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }
 
-fn job(steps: u64) -> String {
+/// A job of so many steps.
+pub fn job(steps: u64) -> String {
     format!("perl -e '$x = 1; for ($i = 0; $i < {steps}; $i++) {{ $x = ($x * 69069 + 1) % 4294967296 }}'")
 }
 
-/// How many steps take a second of one of this machine's processors.
-fn second(lab: &Lab) -> f64 {
-    // The shell's `times` has the children's processor time in its second line.
-    let said = lab.said("n1", &format!("{}; times > /tmp/times; tail -n 1 /tmp/times", job(STEPS)));
-    let word = said.split_whitespace().next().unwrap();
-    let (minutes, seconds) = word.trim_end_matches('s').split_once('m').unwrap();
-    #[expect(clippy::cast_precision_loss, reason = "a few millions")]
-    let steps = STEPS as f64;
-    steps / (minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap())
+/// How many steps take a second of one of this machine's processors while all nodes compute: what two processors share
+/// makes each of them slower.
+pub fn second(lab: &Lab, cpus: &[f64]) -> f64 {
+    let least = cpus.iter().copied().fold(f64::INFINITY, f64::min);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "millions"
+    )]
+    let rate = |(number, quota): (usize, &f64)| {
+        // So all end at about the same time.
+        let steps = (STEPS as f64 * quota / least).round();
+        // The shell's `times` has the children's processor time in its second line.
+        let command = format!("{}; times > /tmp/times; tail -n 1 /tmp/times", job(steps as u64));
+        let node = format!("n{}", number + 1);
+        lab.said(&node, "mosctl stay");
+        let said = lab.said(&node, &command);
+        lab.said(&node, "mosctl nostay");
+        let word = said.split_whitespace().next().unwrap();
+        let (minutes, seconds) = word.trim_end_matches('s').split_once('m').unwrap();
+        quota * steps / (minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap())
+    };
+    let rates: f64 = std::thread::scope(|scope| {
+        let nodes = cpus.iter().enumerate();
+        let all: Vec<_> = nodes.map(|node| scope.spawn(move || rate(node))).collect();
+        all.into_iter().map(|node| node.join().unwrap()).sum()
+    });
+    rates / cpus.iter().sum::<f64>()
 }
 
 /// Runs all on n1, as an ordinary user; how long it takes, in seconds.
