@@ -2,59 +2,79 @@
 
 use std::path::{Path, PathBuf};
 
-/// The loaders on this machine.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Loaders {
+/// A boot loader that a machine's firmware is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BootLoader {
     /// iPXE for BIOS.
-    pub undionly: PathBuf,
+    Undionly,
     /// iPXE for UEFI.
-    pub ipxe_efi: PathBuf,
+    IpxeEfi,
     /// shim, signed by Microsoft.
-    pub shim: PathBuf,
+    Shim,
     /// GRUB with network drivers, signed by Debian.
-    pub grub: PathBuf,
+    Grub,
 }
 
 /// Loaders that are missing on the master.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the master lacks boot loaders: {}. Install them: apt install {}", .files.join(", "), .packages.join(" "))]
 pub struct MissingLoaders {
-    /// The files.
+    /// The files, each with whom it boots.
     pub files: Vec<String>,
     /// The Debian packages that have them.
     pub packages: Vec<&'static str>,
 }
 
-const PLACES: [(&str, &str); 4] = [
-    ("usr/lib/ipxe/undionly.kpxe", "ipxe"),
-    ("usr/lib/ipxe/ipxe.efi", "ipxe"),
-    ("usr/lib/shim/shimx64.efi.signed", "shim-signed"),
-    ("usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", "grub-efi-amd64-signed"),
-];
+impl BootLoader {
+    const ALL: [Self; 4] = [Self::Undionly, Self::IpxeEfi, Self::Shim, Self::Grub];
 
-/// Finds the loaders where Debian's packages put them.
+    /// Below the root, and the package that puts it there.
+    fn place(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Undionly => ("usr/lib/ipxe/undionly.kpxe", "ipxe"),
+            Self::IpxeEfi => ("usr/lib/ipxe/ipxe.efi", "ipxe"),
+            Self::Shim => ("usr/lib/shim/shimx64.efi.signed", "shim-signed"),
+            Self::Grub => ("usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", "grub-efi-amd64-signed"),
+        }
+    }
+
+    fn boots(self) -> &'static str {
+        match self {
+            Self::Undionly => "machines with a BIOS",
+            Self::IpxeEfi => "UEFI by HTTP, beside another DHCP server, and `loader: ipxe`",
+            Self::Shim | Self::Grub => "UEFI",
+        }
+    }
+
+    /// Where Debian's package put it.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn find(self) -> Result<PathBuf, MissingLoaders> {
+        found(Path::new("/"), &[self])?;
+        Ok(Path::new("/").join(self.place().0))
+    }
+}
+
+/// Whether all loaders are on this machine.
 ///
 /// # Errors
 /// Names what is missing, and the packages to install.
-pub fn loaders() -> Result<Loaders, MissingLoaders> {
-    below(Path::new("/"))
+pub fn complete() -> Result<(), MissingLoaders> {
+    found(Path::new("/"), &BootLoader::ALL)
 }
 
-fn below(root: &Path) -> Result<Loaders, MissingLoaders> {
-    let paths = PLACES.map(|(file, _)| root.join(file));
+fn found(root: &Path, loaders: &[BootLoader]) -> Result<(), MissingLoaders> {
     let mut missing = MissingLoaders { files: Vec::new(), packages: Vec::new() };
-    for (path, (file, package)) in paths.iter().zip(PLACES) {
-        if !path.is_file() {
-            missing.files.push(format!("/{file}"));
+    for loader in loaders {
+        let (file, package) = loader.place();
+        if !root.join(file).is_file() {
+            missing.files.push(format!("/{file} (for {})", loader.boots()));
             missing.packages.push(package);
         }
     }
     missing.packages.dedup();
-    if !missing.files.is_empty() {
-        return Err(missing);
-    }
-    let [undionly, ipxe_efi, shim, grub] = paths;
-    Ok(Loaders { undionly, ipxe_efi, shim, grub })
+    if missing.files.is_empty() { Ok(()) } else { Err(missing) }
 }
 
 #[cfg(test)]
@@ -64,14 +84,19 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_its_package() {
         let folder = tempfile::tempdir().unwrap();
-        let error = below(folder.path()).unwrap_err();
+        let look = |loaders| found(folder.path(), loaders);
+        let error = look(&BootLoader::ALL).unwrap_err();
         assert_eq!(error.packages, ["ipxe", "shim-signed", "grub-efi-amd64-signed"]);
         assert!(error.to_string().contains("apt install ipxe shim-signed"), "{error}");
-        for (file, _) in PLACES {
-            let path = folder.path().join(file);
+        for loader in BootLoader::ALL {
+            let error = look(&[loader]).unwrap_err();
+            assert_eq!((error.files.len(), &error.packages[..]), (1, &[loader.place().1][..]));
+            let path = folder.path().join(loader.place().0);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
+            // What is there is handed out, whatever else is not.
+            assert_eq!(look(&[loader]), Ok(()));
         }
-        assert_eq!(below(folder.path()).unwrap().undionly, folder.path().join(PLACES[0].0));
+        assert_eq!(look(&BootLoader::ALL), Ok(()));
     }
 }

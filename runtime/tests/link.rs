@@ -251,12 +251,12 @@ fn connections_that_are_reset_are_made_anew() {
 fn a_network_that_stays_away_ends_the_process_on_both_sides() {
     let network = Network::new();
     let mut writer = Writer::start();
-    let (mut away, log) = network.send(&writer.program, Some(6));
+    let (mut away, log) = network.send(&writer.program, Some(12));
     network.at_home(&["ip", "link", "set", "cable", "down"]);
     log.says("the process is lost with the node where it was, and ends");
     assert!(away.guest.try_wait().unwrap().is_some(), "its body has ended before: there are never two");
     assert_eq!(await_end(&mut writer.program, "the writer").signal(), Some(libc::SIGPWR));
-    log.says("nothing has been heard of the other node for 6 s");
+    log.says("nothing has been heard of the other node for 12 s");
     let (home, guest) = away.recall();
     assert_eq!((home.code(), guest.code()), (Some(1), Some(1)));
 }
@@ -331,13 +331,13 @@ fn a_deputy_that_cannot_be_stopped_holds_up_no_sign_of_life() {
     let said = Log::of(program.stdout.take().unwrap());
     said.says("runs");
     let network = Network::new();
-    let (mut away, _log) = network.send(&program, Some(4));
+    let (mut away, _log) = network.send(&program, Some(8));
     let held = Held::new(&file);
     program.stdin.take().unwrap().write_all(b"go\n").unwrap();
     let opened = held.asked();
     // Home has to stop the deputy for this, and cannot.
     nix::sys::signal::kill(common::pid_of(&away.home), nix::sys::signal::Signal::SIGUSR1).unwrap();
-    let patience = Duration::from_secs(6);
+    let patience = Duration::from_secs(10);
     assert!(!ends_within(&away.guest, patience), "the body ends without need");
     held.let_go(&opened);
     said.says("opened");

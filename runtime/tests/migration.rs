@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
-use std::process::{Child, Command};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{Away, How, await_end, ends_within, pid_of, start, stat, talks};
@@ -71,14 +71,19 @@ fn programs_that_compute() {
     moves("exit status", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; exit 7", 3);
 }
 
+/// A program in C, made by what links Rust's own programs.
+fn built(name: &str, directory: &Path) -> PathBuf {
+    let program = directory.join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name).with_extension("c");
+    let built = Command::new("cc").args(["-O1", "-o"]).args([&program, &source]).status().unwrap();
+    assert!(built.success(), "{}", source.display());
+    program
+}
+
 #[test]
 fn vector_registers_keep_what_they_hold() {
     let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("vectors");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors.c");
-    // By what links Rust's own programs.
-    let built = Command::new("cc").args(["-O1", "-o"]).args([&program, &source]).status().unwrap();
-    assert!(built.success(), "{}", source.display());
+    let program = built("vectors", directory.path());
     moves("vectors", &format!("exec {} 600", program.display()), 12);
 }
 
@@ -87,6 +92,85 @@ fn a_sleep_lasts_as_long_as_it_was_to() {
     let script =
         "exec perl -MTime::HiRes=time -e '$t = time; sleep 2; print time - $t < 1.99 ? q(short) : q(slept)'";
     moves("sleep", script, 6);
+}
+
+/// Where a program does not ask what is left of its sleep, the kernel at home knows it; begun anew with each move, it would
+/// not end while this goes on.
+#[test]
+fn a_sleep_goes_on_where_it_was_however_often_its_process_moves() {
+    // nanosleep(2), and clock_nanosleep(2) with CLOCK_MONOTONIC, for three seconds; the short ones before are made away.
+    let sleeps = |call: &str, before: u32| {
+        format!(
+            "exec perl -MTime::HiRes=time -e '($short, $long) = map {{ pack q(qq), @$_ }} [0, 2000000], [3, 0];
+                $t = time; select undef, undef, undef, 0.02 while time - $t < {before};
+                syscall 35, $short, 0 for 1 .. 100 * {before};
+                $t = time; syscall {call}; print time - $t < 2.99 ? q(short) : q(slept)'"
+        )
+    };
+    for (call, before) in [("35, $long, 0", 0), ("35, $long, 0", 1), ("230, 1, 0, $long, 0", 1)] {
+        moves("sleep", &sleeps(call, before), 100);
+    }
+}
+
+/// It goes home from the memory that it shares with its maker, of which most is still on its way.
+#[test]
+fn a_child_in_its_makers_memory_has_all_of_it_at_home() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = built("vfork", directory.path());
+    let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut says = || lines.next().unwrap().unwrap();
+    assert_eq!(says(), "ready");
+    let mut away = Away::send(child.id(), false);
+    assert!(away.arrived());
+    writeln!(input).unwrap();
+    assert_eq!(says(), "child");
+    let (home, remote) = away.recall();
+    assert!(home.success() && remote.success(), "{home} {remote}");
+    writeln!(input).unwrap();
+    assert_eq!(says(), "exit status 7");
+    drop(input);
+    assert!(await_end(&mut child, "the maker").success());
+}
+
+#[test]
+fn a_handler_ends_a_sleep_away_and_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = "
+import ctypes, os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: None)
+libc = ctypes.CDLL(None, use_errno=True)
+for _ in range(3):
+    print('sleeps', flush=True)
+    ended = libc.syscall(35, (ctypes.c_long * 2)(600, 0), None)
+    print(ended, ctypes.get_errno(), flush=True)
+";
+    let mut child = talks(program, directory.path());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut says = || lines.next().unwrap().unwrap();
+    let pid = pid_of(&child);
+    // It sleeps, or its deputy does: nanosleep(2), or restart_syscall(2) that goes on with it.
+    let interrupt = || {
+        let call = || std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+        while !call().starts_with("35 ") && !call().starts_with("219 ") {
+            std::thread::yield_now();
+        }
+        kill(pid, Signal::SIGUSR1).unwrap();
+    };
+    // Begun at home, and interrupted away; begun away, and interrupted there and, another one, at home.
+    assert_eq!(says(), "sleeps");
+    let mut away = Away::send(child.id(), false);
+    assert!(away.arrived());
+    interrupt();
+    assert_eq!((says(), says()), ("-1 4".to_owned(), "sleeps".to_owned()));
+    interrupt();
+    assert_eq!((says(), says()), ("-1 4".to_owned(), "sleeps".to_owned()));
+    let (home, remote) = away.recall();
+    assert!(home.success() && remote.success(), "{home} {remote}");
+    interrupt();
+    assert_eq!(says(), "-1 4");
+    assert!(await_end(&mut child, "the sleeper").success());
 }
 
 #[test]
@@ -589,10 +673,13 @@ for round, _ in enumerate(sys.stdin):
 
 /// A program that counts, and says so.
 fn counter(directory: &Path) -> Child {
-    start(
-        "exec awk 'BEGIN { for (;;) if (++i % 1000000 == 0) { print i; fflush() } }'",
-        &directory.join("out"),
-    )
+    let out = directory.join("out");
+    let child = start("exec awk 'BEGIN { for (;;) if (++i % 1000000 == 0) { print i; fflush() } }'", &out);
+    // It computes: a loader's calls would take it home.
+    while std::fs::metadata(&out).unwrap().len() == 0 {
+        std::thread::yield_now();
+    }
+    child
 }
 
 #[test]

@@ -224,6 +224,8 @@ impl Adder {
     fn of(interpreter: &str, program: &str, user: u32) -> Self {
         let mut child = Command::new(interpreter)
             .args([if interpreter == "perl" { "-e" } else { "-c" }, program])
+            // In another locale a file is mapped by which it is shared, at home.
+            .env("LC_ALL", "C")
             .uid(user)
             .gid(user)
             .stdin(Stdio::piped())
@@ -402,7 +404,9 @@ fn a_process_ends_when_what_kept_it_on_the_other_node_is_killed() {
     let [mut lost, mut other] = [(); 2].map(|()| Adder::start(USER));
     let agent = two.agent.id();
     let mut keepers = Vec::new();
-    for adder in [&lost, &other] {
+    for adder in [&mut lost, &mut other] {
+        // It has begun: a loader's calls would take it home.
+        adder.adds(1, 1, USER);
         let pid = adder.pid();
         one.done(USER, &[&pid, "n2"], &format!("{pid}: on n2, at home on n1"));
         let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap();
@@ -412,10 +416,10 @@ fn a_process_ends_when_what_kept_it_on_the_other_node_is_killed() {
     kill(Pid::from_raw(keepers[0]), Signal::SIGKILL).unwrap();
     one.says("the other node has ended it: the program that kept it there is gone");
     assert_eq!(lost.child.wait().unwrap().signal(), Some(libc::SIGPWR));
-    other.adds(5, 5, USER);
+    other.adds(5, 6, USER);
     let pid = other.pid();
     one.done(USER, &[&pid, "home"], &format!("{pid}: at home (n1)"));
-    other.ends(5);
+    other.ends(6);
 }
 
 #[test]

@@ -45,6 +45,8 @@ fn wrong_usage_is_2_and_failure_is_1_with_its_reason() {
         let stderr = String::from_utf8_lossy(&stderr);
         assert!(ended.code() == Some(status) && stderr.contains(reason), "{ended}: {stderr}");
     }
+    let Output { status, stdout, .. } = teselad(&missing, &["--help"]).output().unwrap();
+    assert!(status.success() && String::from_utf8_lossy(&stdout).starts_with("usage: teselad"));
 }
 
 #[test]

@@ -97,8 +97,9 @@ impl OnTerminal {
         let OpenptyResult { master, slave } = openpty(Some(&size), None).unwrap();
         let before = tcgetattr(&slave).unwrap();
         let end = || slave.try_clone().unwrap();
+        // Whoever runs this may ignore SIGHUP.
         let tool = Command::new("setsid")
-            .args(["--ctty", TOOLS])
+            .args(["--ctty", "env", "--default-signal", TOOLS])
             .args([words, &["--socket", socket.to_str().unwrap()]].concat())
             .env("TERM", "xterm")
             .stdin(end())

@@ -19,7 +19,7 @@ pub fn master_state() -> PathBuf {
 }
 
 /// A command on a node answers in this time, however busy the machine is.
-pub const COMMAND_LIMIT: Duration = Duration::from_secs(180);
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(900);
 
 /// A lab that is up. Needs root, QEMU, and the `tesela` executable built.
 #[derive(Debug)]

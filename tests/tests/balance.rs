@@ -39,8 +39,9 @@ fn typed(lab: &Lab, user: &str, script: &str) -> (String, i32) {
 }
 
 fn typed_on(lab: &Lab, node: &str, user: &str, script: &str) -> (String, i32) {
-    // Both streams are one, in their order.
-    let script = format!("exec 2>&1; {script}");
+    // Both streams are one, in their order. What is to move is at work: a loader's calls would take it home.
+    let asleep = "sleep 600 & until grep -q ^230 /proc/$!/syscall; do :; done;";
+    let script = format!("exec 2>&1; {}", script.replace("sleep 600 &", asleep));
     let output = lab.tesela(&["lab", "exec", "--user", user, node, "--", "sh", "-c", &script]);
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     (text.trim_end().to_owned(), output.status.code().unwrap())
@@ -120,7 +121,7 @@ fn the_tree_is_read_and_written(lab: &Lab) {
     let script =
         "echo 1 > /hpc/admin/lstay; cat /hpc/admin/lstay; echo 0 > /hpc/admin/lstay; cat /hpc/admin/lstay
         cat /hpc/admin/mospe /hpc/admin/slow-decay /hpc/nodes/12/status
-        sleep 600 & pid=$!
+        sleep 600 & pid=$!; until grep -q ^230 /proc/$pid/syscall; do :; done
         cat /hpc/pid/$pid/where; echo 13 > /hpc/pid/$pid/goto; cat /hpc/pid/$pid/where /hpc/pid/$pid/nmigs
         echo 0 > /hpc/pid/$pid/migrate; cat /hpc/pid/$pid/where
         echo 1 > /hpc/pid/$pid/lock; cat /hpc/pid/$pid/lock /hpc/pid/$pid/cantmove; kill $pid";
@@ -167,7 +168,10 @@ fn a_command_runs_where_it_is_told(lab: &Lab) {
         (value("where"), value("lock"))
     };
     assert_eq!(place("runhome"), ("n1".into(), "1".into()));
+    // The balance is not to move it meanwhile.
+    lab.said("n1", "mosctl stay");
     assert_eq!(place("cpujob"), ("n1".into(), "0".into()));
+    lab.said("n1", "mosctl nostay");
     // It goes there before it becomes the command, and again once it is it.
     let script = "runon n3 sh -c 'until [ $(migrate --where $$ | cut -d\" \" -f3 | tr -d ,) = n3 ]; do :; done; echo there'";
     assert_eq!(typed(lab, "demo", script), ("there".into(), 0));

@@ -14,6 +14,8 @@ use tesela_tests::lab::{COMMAND_LIMIT, Lab, tesela};
 use tesela_tests::programs::{Tour, Tried, cluster, tour, tried};
 
 const MIB: u64 = 1 << 20;
+/// For how long a node's kernel keeps what it knows of a file that nobody tells it of (`acregmin` of its root).
+const ATTRIBUTES_KEPT: Duration = Duration::from_secs(60);
 
 #[test]
 fn two_machines_become_members_and_stay() {
@@ -164,7 +166,7 @@ fn a_user_does_not_speak_for_his_node(lab: &Lab) {
     assert_eq!(lab.stage("n1"), "member");
 }
 
-/// An open one second after `apply` sees the new file.
+/// An open after `apply` sees the new file, which the node's kernel by itself would do a minute later.
 fn an_edited_template_is_seen(lab: &Lab) {
     let template = lab.templates().join("root/etc/greeting");
     fs::create_dir_all(template.parent().unwrap()).unwrap();
@@ -190,7 +192,8 @@ fn an_edited_template_is_seen(lab: &Lab) {
     let took = applied.elapsed();
     assert_eq!(lines.next().unwrap().unwrap(), "first, n2", "whoever has the old file open keeps it");
     assert!(watcher.wait().unwrap().success());
-    assert!(took < Duration::from_millis(1500), "the new file was seen {took:?} after `apply`");
+    println!("the new file was seen {took:?} after `apply`");
+    assert!(took < ATTRIBUTES_KEPT / 2, "{took:?} after `apply`: nobody has made the kernel look again");
 }
 
 /// SIGKILL of the master while a node reads and writes its root; nothing of it is lost or wrong.

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tesela::tftp::{Config, Content, Contents, OpenError, Opening, Outcome, Server, Transfer, normalise};
@@ -139,6 +139,8 @@ impl World {
 
 /// The longest block that a client here asks for.
 const LONGEST_BLOCK: u64 = 1468;
+/// The most blocks that are on their way.
+const WINDOW: u64 = 8;
 
 /// Fetches a file with each client and compares it.
 fn fetch_with_all(world: &World, size: usize) {
@@ -177,8 +179,8 @@ fn fetch_with_all(world: &World, size: usize) {
         // curl closes its port on an empty file without an ACK.
         let completed = transfer.outcome == Outcome::Completed || size == 0;
         // On a bad link the last ACK may be lost, and the client gone when the last block comes again.
-        let parted =
-            transfer.outcome == Outcome::Unreachable && size as u64 - transfer.bytes <= LONGEST_BLOCK;
+        let parted = transfer.outcome == Outcome::Unreachable
+            && size as u64 - transfer.bytes <= WINDOW * LONGEST_BLOCK;
         assert!(completed || parted, "{program} {arguments:?}: {transfer}");
         assert_eq!(transfer.size, size as u64, "{program} {arguments:?}");
         assert!(parted || transfer.bytes == size as u64, "{program} {arguments:?}: {transfer}");
@@ -253,11 +255,9 @@ fn a_rom_probes_the_size_and_asks_again_from_the_same_port() {
             assert_eq!(oack, b"\0\x06tsize\x005000\0");
             assert_ne!(from.port(), 69);
             rom.send_to(b"\0\x05\0\x08aborted\0", from).expect("sent");
-            let asked = Instant::now();
             rom.send_to(b"\0\x01size/5000\0octet\0blksize\x001456\0", (SERVER, 69)).expect("sent");
             let (oack, again) = receive(&rom);
             assert_eq!(oack, b"\0\x06blksize\x001456\0");
-            assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
             assert_ne!(again, from, "a transfer of its own");
             rom.send_to(b"\0\x05\0\0no more\0", again).expect("sent");
         }
@@ -321,9 +321,7 @@ fn a_closed_port_ends_the_transfer() {
         let (_, from) = receive(&rom);
         rom.send_to(b"\0\x04\0\x01", from).expect("sent");
     });
-    let transfer = world.hears();
-    assert_eq!(transfer.outcome, Outcome::Unreachable);
-    assert!(transfer.duration < Duration::from_secs(5));
+    assert_eq!(world.hears().outcome, Outcome::Unreachable);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use serde::Serialize;
+use tesela_node_image::loaders::BootLoader;
 
 use crate::cluster::{Boot, DhcpMode, Mac, Node, Root, Unknown, Uuid};
 use crate::inventory::Stage;
@@ -268,14 +269,13 @@ fn made(text: String) -> File {
 }
 
 fn loader(name: &str) -> Result<PathBuf, FileError> {
-    let loaders =
-        tesela_node_image::loaders::loaders().map_err(|error| FileError::Ours(error.to_string()))?;
-    Ok(match name {
-        IPXE_BIOS => loaders.undionly,
-        IPXE_EFI => loaders.ipxe_efi,
-        SHIM => loaders.shim,
-        _ => loaders.grub,
-    })
+    let loader = match name {
+        IPXE_BIOS => BootLoader::Undionly,
+        IPXE_EFI => BootLoader::IpxeEfi,
+        SHIM => BootLoader::Shim,
+        _ => BootLoader::Grub,
+    };
+    loader.find().map_err(|error| FileError::Ours(error.to_string()))
 }
 
 /// How GRUB names the server: Debian's signed one has TFTP built in, and no HTTP.

@@ -10,6 +10,7 @@ mod space;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
+use tesela_node_image::loaders;
 use tesela_runtime::agent::Config;
 use tesela_runtime::doctor::firewall::{self, Packet, Way};
 pub use tesela_runtime::doctor::{Finding, Report, Verdict};
@@ -98,6 +99,7 @@ fn of_machine(cluster: &Cluster, runs: bool) -> Vec<Finding> {
         found.push(services::free(&held.collect::<Vec<_>>()));
     }
     found.push(firewall::lets_pass(&read::firewall(), &needed(cluster)));
+    found.push(services::has_loaders(loaders::complete().as_ref().copied()));
     found.push(services::in_step(Clock::of_the_kernel().synchronised));
     found
 }

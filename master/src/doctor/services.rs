@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use tesela_node_image::loaders::MissingLoaders;
 use tesela_runtime::doctor::Finding;
 use tesela_runtime::doctor::members::Reach;
 
@@ -80,6 +81,19 @@ pub(super) fn free(held: &[(&str, Protocol, u16, String)]) -> Finding {
     Finding::fail(WHAT, told.join(", "), format!("stop that before the master starts{hint}"))
 }
 
+/// What firmware is sent is there.
+pub(super) fn has_loaders(found: Result<(), &MissingLoaders>) -> Finding {
+    const WHAT: &str = "loaders";
+    match found {
+        Ok(()) => Finding::ok(WHAT, "those for BIOS, UEFI and Secure Boot are there"),
+        Err(missing) => Finding::fail(
+            WHAT,
+            format!("there is no {}", missing.files.join(", no ")),
+            format!("`apt-get install {}`", missing.packages.join(" ")),
+        ),
+    }
+}
+
 /// Something keeps this machine's clock in step.
 pub(super) fn in_step(synchronised: bool) -> Finding {
     const WHAT: &str = "clock";
@@ -125,6 +139,18 @@ mod tests {
         let of = |nfs| listen(own, &[("HTTP", 80, Reach::Answers), ("NFS", 2049, nfs)]);
         assert_eq!(of(Reach::Answers), Finding::ok("services", "HTTP, NFS answer at 192.168.45.1"));
         assert_eq!(of(Reach::Refuses).finding, "nothing answers at 192.168.45.1 for NFS (TCP port 2049)");
+    }
+
+    #[test]
+    fn loaders_are_there_or_named_with_their_packages() {
+        assert_eq!(has_loaders(Ok(())).verdict, Well);
+        let files = vec!["/a (for UEFI)".to_owned(), "/b (for UEFI)".to_owned()];
+        let found = has_loaders(Err(&MissingLoaders { files, packages: vec!["x", "y"] }));
+        assert_eq!(
+            (found.verdict, &found.finding[..]),
+            (Fail, "there is no /a (for UEFI), no /b (for UEFI)")
+        );
+        assert_eq!(found.mend.unwrap(), "`apt-get install x y`");
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn run(lab: &Lab, node: &str, words: &[OsString]) -> Result<ExitStatus, Error> {
 /// ssh without a question; it leaves the file `reached` once it is connected and let in.
 fn ssh_command(lab: &Lab, node: &str, address: Ipv4Addr, reached: &Path) -> Command {
     let mut ssh = lab.namespace().command("ssh");
-    ssh.args(["-o", "ConnectTimeout=10", "-o", "PermitLocalCommand=yes", "-o"])
+    ssh.args(["-o", "ConnectTimeout=60", "-o", "PermitLocalCommand=yes", "-o"])
         .arg(format!("LocalCommand=: > {}", quoted(&reached.display().to_string())))
         .args(keys::client_arguments(&lab.master_state().join("keys"), node, address, "root"));
     ssh

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tesela_node_image::loaders;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -193,6 +194,9 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     tasks.spawn(watch_limits(Arc::clone(&site), Arc::clone(&dhcp_server), stop.clone()));
 
     site.inventory.event(None, None, None, format!("serves, generation {}", site.current().number));
+    if let Err(missing) = loaders::complete() {
+        site.inventory.event(None, None, None, missing.to_string());
+    }
     ready(&site);
     signals.until_told_to_stop(&site).await;
     stop.cancel();

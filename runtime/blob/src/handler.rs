@@ -3,7 +3,7 @@
 use tesela_shim::layout::{
     ASKING, CONTROL_ASKS, CONTROL_GONE, CONTROL_PARKED, Control, ENDING, IN_CALL, LOST, MAKING, PARKED, Process, RUNNING, SLOT, Thread,
 };
-use tesela_shim::table::{self, Arg, Class};
+use tesela_shim::table::{self, Arg, Class, GOES_ON};
 use tesela_shim::wire::{KIND_CALL, KIND_CLONE, KIND_EXIT, KIND_NOTE};
 
 use crate::channel::{self, CarryError};
@@ -22,6 +22,8 @@ pub enum Outcome {
     Returns(i64),
     /// It is made again: at once, or once the signals have been handled that wait.
     Again,
+    /// It goes on at home where it was interrupted.
+    GoesOn,
     /// The frame has been changed, and is what the program goes on with.
     Framed,
     /// The process goes home first.
@@ -39,6 +41,7 @@ pub extern "C" fn on_sigsys(_signal: i32, _info: *mut u64, context: *mut Context
     match dispatch(thread, context, call, args) {
         Outcome::Returns(value) => context.rax = value as u64,
         Outcome::Again => again(context, call),
+        Outcome::GoesOn => again(context, GOES_ON),
         Outcome::Framed => {}
         Outcome::GoHome => {
             again(context, call);
@@ -69,6 +72,9 @@ fn again(context: &mut Context, call: u64) {
 }
 
 fn dispatch(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6]) -> Outcome {
+    if call == GOES_ON {
+        return forward(thread, context, nr::RESTART_SYSCALL, [0; 6], &[]);
+    }
     let Some((class, spec)) = table::look_up(call, &args) else { return Outcome::GoHome };
     // Whoever waits for its end may look into the file next.
     if process_of(thread).files != 0 && matches!(call, nr::EXIT_GROUP | nr::EXECVE | nr::EXECVEAT) {
@@ -145,7 +151,7 @@ pub fn exchange(thread: &mut Thread, context: &Context, message: &mut Message) -
     process_of(thread).forwarded += 1;
     thread.noted = 0;
     match done {
-        Ok(value @ -516..=-512) => signals::interrupted(thread, context, value),
+        Ok(value @ -516..=-512) => signals::interrupted(thread, context, message.request.nr, value),
         Ok(sys::EINTR) if table::SAYS_EINTR.contains(&message.request.nr) && signals::waiting(context) == 0 => {
             Outcome::Again
         }

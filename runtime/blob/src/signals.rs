@@ -6,7 +6,7 @@
 //! handles comes to [`on_signal`] first.
 
 use tesela_shim::layout::{Disposition, Process, RUNNING, Thread, WAITING};
-use tesela_shim::table::{Arg, Got, Len};
+use tesela_shim::table::{Arg, GOES_ON, Got, Len};
 use tesela_shim::wire::NO_CALL;
 
 use crate::frame::{self, Context};
@@ -124,15 +124,21 @@ pub fn forward_masked(
 }
 
 /// What becomes of a call that the deputy was interrupted in, with the kernel's own word for it.
-pub fn interrupted(thread: &Thread, context: &Context, value: i64) -> Outcome {
+pub fn interrupted(thread: &Thread, context: &Context, call: u64, value: i64) -> Outcome {
     const ERESTARTSYS: i64 = -512;
     const ERESTARTNOINTR: i64 = -513;
+    const ERESTART_RESTARTBLOCK: i64 = -516;
     let set = waiting(context);
     let process = process_of(thread);
     let handled = (1..=64).find(|signal| {
         set & bit(*signal) != 0 && process.dispositions[*signal as usize].handler > SIG_IGN
     });
     match handled {
+        None if value == ERESTART_RESTARTBLOCK
+            && matches!(call, nr::NANOSLEEP | nr::CLOCK_NANOSLEEP | nr::RESTART_SYSCALL) =>
+        {
+            Outcome::GoesOn
+        }
         None => Outcome::Again,
         Some(_) if value == ERESTARTNOINTR => Outcome::Again,
         Some(signal) if value == ERESTARTSYS && process.dispositions[signal as usize].flags & SA_RESTART != 0 => {
@@ -153,6 +159,8 @@ pub fn emulate(thread: &mut Thread, context: &mut Context, call: u64, args: [u64
         nr::RT_SIGPENDING => return Some(sigpending(thread, context, args)),
         nr::RT_SIGTIMEDWAIT => return Some(sigtimedwait(thread, context, args)),
         nr::PAUSE => return Some(suspend(thread, context, call, context.mask)),
+        nr::NANOSLEEP => return sleep(thread, context, call, 0, args[0], args),
+        nr::CLOCK_NANOSLEEP => return sleep(thread, context, call, args[0], args[2], args),
         _ => return None,
     };
     Some(Outcome::Returns(done.unwrap_or(sys::EFAULT)))
@@ -315,6 +323,31 @@ fn waiting_for(thread: &mut Thread, context: &mut Context, call: u64, wait: u64,
     value
 }
 
+/// A sleep whose program does not ask what is left of it. The deputy sleeps in its place, for over a move only the kernel
+/// at home knows that (`None`); here it sleeps where a move loses nothing that would be noticed.
+fn sleep(
+    thread: &mut Thread,
+    context: &mut Context,
+    call: u64,
+    clock: u64,
+    request: u64,
+    args: [u64; 6],
+) -> Option<Outcome> {
+    const CLOCK_REALTIME: u32 = 0;
+    const CLOCK_MONOTONIC: u32 = 1;
+    const CLOCK_BOOTTIME: u32 = 7;
+    /// Signals wait for so long.
+    const SHORT_NS: u64 = 10_000_000;
+    let Ok([seconds, nanoseconds]) = user::read::<[u64; 2]>(request) else {
+        return Some(Outcome::Returns(sys::EFAULT));
+    };
+    if !matches!(clock as u32, CLOCK_REALTIME | CLOCK_MONOTONIC | CLOCK_BOOTTIME) {
+        return Some(Outcome::GoHome);
+    }
+    let is_short = seconds == 0 && nanoseconds <= SHORT_NS;
+    is_short.then(|| Outcome::Returns(waiting_for(thread, context, call, call, args)))
+}
+
 /// Takes one that has come here; or else home takes the next, for there it waits when it is blocked.
 fn sigtimedwait(thread: &mut Thread, context: &mut Context, args: [u64; 6]) -> Outcome {
     const SPEC: [Arg; 4] = [
@@ -433,6 +466,9 @@ fn call_handler(
     let (context_at, info_at) = (frame_at + 8, frame_at + 8 + size_of::<Context>() as u64);
     user::copy(state_at, context.fpstate, state)?;
     let mut seen = *context;
+    if seen.rax == GOES_ON {
+        (seen.rip, seen.rax) = (seen.rip + 2, sys::EINTR as u64);
+    }
     seen.fpstate = state_at;
     seen.mask = thread.mask;
     (seen.stack_sp, seen.stack_size) = (thread.alt_sp, thread.alt_size);

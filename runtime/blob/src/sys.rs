@@ -31,6 +31,7 @@ pub mod nr {
     pub const MREMAP: u64 = 25;
     pub const MLOCK2: u64 = 325;
     pub const PAUSE: u64 = 34;
+    pub const NANOSLEEP: u64 = 35;
     pub const GETPID: u64 = 39;
     pub const SENDTO: u64 = 44;
     pub const RECVFROM: u64 = 45;
@@ -58,6 +59,8 @@ pub mod nr {
     pub const EPOLL_PWAIT: u64 = 281;
     pub const EPOLL_PWAIT2: u64 = 441;
     pub const SET_TID_ADDRESS: u64 = 218;
+    pub const RESTART_SYSCALL: u64 = 219;
+    pub const CLOCK_NANOSLEEP: u64 = 230;
     pub const EXECVE: u64 = 59;
     pub const EXIT_GROUP: u64 = 231;
     pub const EXECVEAT: u64 = 322;

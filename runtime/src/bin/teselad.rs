@@ -43,6 +43,10 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().skip(1).any(|word| word == "--help" || word == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let (path, task) = match arguments(std::env::args().skip(1)) {
         Ok(Some(words)) => words,
         Ok(None) => return fail(USAGE, 2),

@@ -4,6 +4,8 @@
 //! not x86-64                                   kill
 //! local by the table                           allow
 //! mmap with MAP_ANONYMOUS and MAP_PRIVATE      allow
+//! a sleep until a time, or that says what      allow
+//! is left of it
 //! made by the blob, and one of its own calls   allow
 //! everything else                              SIGSYS, to the shim
 //! ```
@@ -30,12 +32,14 @@ const KILL: u32 = 0x8000_0000;
 const NR: u32 = 0;
 const ARCH: u32 = 4;
 const IP: u32 = 8;
-const FLAGS: u32 = 16 + 3 * 8;
+const fn argument(index: u32) -> u32 {
+    16 + index * 8
+}
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
 /// What the shim calls for itself.
-const OWN: [libc::c_long; 24] = [
+const OWN: [libc::c_long; 26] = [
     libc::SYS_sendto,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
@@ -61,6 +65,8 @@ const OWN: [libc::c_long; 24] = [
     libc::SYS_getitimer,
     libc::SYS_setitimer,
     libc::SYS_arch_prctl,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
 ];
 
 const fn plain(code: u16, k: u32) -> Instruction {
@@ -89,9 +95,29 @@ pub fn filter(base: u64) -> Vec<Instruction> {
     // mmap: MAP_PRIVATE and MAP_ANONYMOUS, of the types no other, and without MAP_LOCKED and MAP_HUGETLB.
     program.extend([
         jump(EQUAL, number(libc::SYS_mmap), 0, 5),
-        plain(LOAD, FLAGS),
+        plain(LOAD, argument(3)),
         plain(AND, 0x4_202f),
         jump(EQUAL, 0x22, 0, 1),
+        plain(RETURN, ALLOW),
+        plain(LOAD, NR),
+    ]);
+    // Sleeps with room for what is left of them, or with TIMER_ABSTIME.
+    program.extend([
+        jump(EQUAL, number(libc::SYS_nanosleep), 0, 6),
+        plain(LOAD, argument(1)),
+        jump(EQUAL, 0, 0, 2),
+        plain(LOAD, argument(1) + 4),
+        jump(EQUAL, 0, 1, 0),
+        plain(RETURN, ALLOW),
+        plain(LOAD, NR),
+        jump(EQUAL, number(libc::SYS_clock_nanosleep), 0, 9),
+        plain(LOAD, argument(1)),
+        plain(AND, 1),
+        jump(EQUAL, 0, 0, 4),
+        plain(LOAD, argument(3)),
+        jump(EQUAL, 0, 0, 2),
+        plain(LOAD, argument(3) + 4),
+        jump(EQUAL, 0, 1, 0),
         plain(RETURN, ALLOW),
         plain(LOAD, NR),
     ]);

@@ -344,7 +344,8 @@ fn stop(tid: Pid) -> Result<Tracee, FreezeError> {
 fn read_thread(thread: &mut Tracee, slot: usize) -> Result<ThreadImage, FreezeError> {
     let registers = thread.registers()?;
     thread.goes_on = tracee::goes_on(&registers);
-    let registers = tracee::settled(registers);
+    let settled = tracee::settled(registers);
+    let registers = if thread.goes_on { tracee::going_on_away(settled) } else { settled };
     let state = ExtendedState::of(thread.tid)?;
     if state.has_tiles() {
         return Err(FreezeError::CantMove("amx"));

@@ -229,7 +229,9 @@ impl Guest {
                 let open = self.bodies.iter().filter_map(|(id, body)| Some((*id, body.control.as_ref()?)));
                 let (ids, controls): (Vec<i32>, Vec<&OwnedFd>) = open.unzip();
                 fds.extend(controls.iter().map(|control| PollFd::new(control.as_fd(), PollFlags::POLLIN)));
-                match poll(&mut fds, PollTimeout::try_from(PING).unwrap_or(PollTimeout::MAX)) {
+                // Not longer than a body may live without its home.
+                let left = patience().saturating_sub(self.link.unreached()) + Duration::from_millis(1);
+                match poll(&mut fds, PollTimeout::try_from(PING.min(left)).unwrap_or(PollTimeout::MAX)) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(error) => return Err(error.into()),
                 }

@@ -119,6 +119,11 @@ pub struct Row {
 /// sigtimedwait, io_getevents and their kin). Where no handler is due, they are made again.
 pub const SAYS_EINTR: [u64; 8] = [65, 128, 208, 220, 232, 281, 333, 441];
 
+/// In place of nanosleep(2) or clock_nanosleep(2), a thread that is away goes on with the sleep that it, or its deputy, has
+/// begun at home, and was interrupted in: the kernel there knows what is left of it (restart_syscall(2)). No call of the
+/// kernel's has this number, and the filter catches it.
+pub const GOES_ON: u64 = 0x3e5e_1a00;
+
 /// Where a call with these arguments runs and what they are, for some of them decide (the request of ioctl,
 /// the command of fcntl, the flags of mmap, …): `None` where the table does not know, and the process goes
 /// home.

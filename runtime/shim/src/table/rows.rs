@@ -83,7 +83,8 @@ const LISTED: &[Row] = rows! {
     // from where the thread can be taken home. The timer of real time runs at home, where its signal arrives;
     // those of CPU time run where it is used (refined).
     34  pause                   Shim    []
-    35  nanosleep               Local   []
+    // What is left of a sleep is known where it was begun: without room for it the shim decides ([`super::GOES_ON`]).
+    35  nanosleep               Shim    [In(Const(16)), Value]
     36  getitimer               Home    [Value, Out(Const(32), All)]
     37  alarm                   Home    []
     38  setitimer               Home    [Value, In(Const(32)), Out(Const(32), All)]
@@ -304,7 +305,7 @@ const LISTED: &[Row] = rows! {
     // Clocks of CPU time go on from what was used at home; the others are refined.
     228 clock_gettime           Shim    [Value, Out(Const(16), All)]
     229 clock_getres            Home    [Value, Out(Const(16), All)]
-    230 clock_nanosleep         Local   []
+    230 clock_nanosleep         Shim    [Value, Value, In(Const(16)), Value]
     231 exit_group              Both    []
 
     232 epoll_wait              Home    [Fd, Out(ArgTimes(2, 12), RetTimes(12))]

@@ -191,8 +191,8 @@ pub struct ListenError {
 #[derive(Debug)]
 pub struct Moves {
     config: PathBuf,
-    /// Processes of this node that are being moved right now, and to which node.
-    moving: Mutex<HashMap<i32, String>>,
+    /// Processes of this node that are being moved right now.
+    moving: Mutex<HashMap<i32, Way>>,
     /// One of them is where it was to be, or stays.
     moved: Notify,
     follows: Arc<Follows>,
@@ -317,7 +317,15 @@ impl Moves {
             return Err(MoveError::Stays { pid, reason: USER_LOCK.to_owned() });
         }
         self.follows.forget(pid);
-        let _moving = self.begin(pid, target.as_ref().map_or(&config.node, |peer| &peer.name))?;
+        let way = Way {
+            to: target.as_ref().map_or(&config.node, |peer| &peer.name).clone(),
+            by_user: matches!(by, By::User),
+        };
+        let (_moving, waited) = self.begin(pid, way).await?;
+        if waited {
+            process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+            process.may_be_moved_by(caller)?;
+        }
         if let Some(side) = Side::away(&process, &config.node)? {
             if target.as_ref().is_some_and(|peer| peer.name == side.node) {
                 return Ok(Answer::At { pid, node: side.node, home: config.node });
@@ -379,7 +387,7 @@ impl Moves {
         let pid = process.pid;
         let config = self.config()?;
         let here = &config.node;
-        let goto = self.moving().get(&pid).cloned();
+        let goto = self.moving().get(&pid).map(|way| way.to.clone());
         let away = Side::away(&process, here)?.filter(|_| goto.is_none());
         let guest = Side::guest(&process, here)?;
         let notes = Notes::below(config.kept());
@@ -532,17 +540,27 @@ impl Moves {
         self.moving().contains_key(&pid)
     }
 
-    fn moving(&self) -> MutexGuard<'_, HashMap<i32, String>> {
+    fn moving(&self) -> MutexGuard<'_, HashMap<i32, Way>> {
         self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, pid: i32, to: &str) -> Result<Moving<'_>, MoveError> {
-        match self.moving().entry(pid) {
-            Entry::Occupied(_) => Err(MoveError::Busy { pid }),
-            Entry::Vacant(place) => {
-                place.insert(to.to_owned());
-                Ok(Moving { moves: self, pid })
+    /// A user's move waits for one that the user knows nothing of; says whether it has.
+    async fn begin(&self, pid: i32, way: Way) -> Result<(Moving<'_>, bool), MoveError> {
+        let mut waited = false;
+        loop {
+            let changed = self.moved.notified();
+            match self.moving().entry(pid) {
+                Entry::Occupied(other) if other.get().by_user || !way.by_user => {
+                    return Err(MoveError::Busy { pid });
+                }
+                Entry::Occupied(_) => {}
+                Entry::Vacant(place) => {
+                    place.insert(way);
+                    return Ok((Moving { moves: self, pid }, waited));
+                }
             }
+            timeout(HOMECOMING, changed).await.map_err(|_| MoveError::Busy { pid })?;
+            waited = true;
         }
     }
 }
@@ -559,6 +577,15 @@ fn find(config: &Config, word: &str) -> Result<Peer, MoveError> {
         map.as_ref().is_none_or(|map| peer.address.is_some_and(|address| map.id_of(address).is_some()))
     };
     peer.filter(mapped).cloned().ok_or_else(|| MoveError::NoNode { word: word.to_owned() })
+}
+
+/// A move that is under way.
+#[derive(Clone, Debug)]
+struct Way {
+    /// The node.
+    to: String,
+    /// Its user has asked for it.
+    by_user: bool,
 }
 
 /// By whom a process moves.

@@ -18,7 +18,7 @@ use crate::migrate::link::{self, Keys, LinkError};
 use crate::migrate::look::{self, Line, PAGE};
 use crate::migrate::shared::{self, Object};
 use crate::migrate::sys;
-use crate::migrate::tracee::Tracee;
+use crate::migrate::tracee::{Tracee, going_on};
 
 /// A process whose memory does not come for so long goes on where it is.
 const STALLS: Duration = Duration::from_secs(10);
@@ -130,7 +130,9 @@ impl Home {
         for thread in &image.threads {
             if let Some(deputy) = self.deputies.get(&thread.tid) {
                 let tracee = &deputy.tracee;
-                tracee.set_registers(&registers_from_words(&thread.registers))?;
+                // In a sleep of the deputy's it goes on itself.
+                let registers = registers_from_words(&thread.registers);
+                tracee.set_registers(&going_on(registers, false))?;
                 thread.state.put(tracee.tid)?;
                 sys::set_signal_mask(tracee.tid, thread.mask)?;
             }

@@ -89,11 +89,15 @@ impl Calm {
 
 /// Does this work of the calling thread's. `asks` tells, as an edge of epoll(7), that somebody waits.
 pub fn aside<T>(asks: BorrowedFd<'_>, work: impl FnOnce() -> T) -> T {
+    aside_for(FIRST, asks, work)
+}
+
+fn aside_for<T>(first: Duration, asks: BorrowedFd<'_>, work: impl FnOnce() -> T) -> T {
     let thread = gettid();
     let Ok(done) = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK) else { return work() };
     thread::scope(|scope| {
         let watch = || {
-            if let Err(error) = watch(thread, asks, &done) {
+            if let Err(error) = watch(thread, first, asks, &done) {
                 tracing::debug!(%error, "pages have their turn from the beginning");
             }
         };
@@ -107,12 +111,12 @@ pub fn aside<T>(asks: BorrowedFd<'_>, work: impl FnOnce() -> T) -> T {
     })
 }
 
-fn watch(thread: Pid, asks: BorrowedFd<'_>, done: &EventFd) -> io::Result<()> {
+fn watch(thread: Pid, first: Duration, asks: BorrowedFd<'_>, done: &EventFd) -> io::Result<()> {
     let usual = sys::nice(thread)?;
     let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     ready.add(asks, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
     ready.add(done.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-    let until = Instant::now() + FIRST;
+    let until = Instant::now() + first;
     let left = || until.saturating_duration_since(Instant::now());
     let timeout =
         |wait: Duration| PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
@@ -166,19 +170,19 @@ mod tests {
     fn a_thread_has_its_turn_while_somebody_waits_for_it() {
         let asks = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();
         let usual = sys::nice(gettid()).unwrap();
-        let becomes = |wanted: i32| {
-            let until = Instant::now() + FIRST / 2;
-            while sys::nice(gettid()).unwrap() != wanted {
-                assert!(Instant::now() < until, "it does not become {wanted}");
-                thread::yield_now();
-            }
+        let is = |wanted: i32| {
+            thread::yield_now();
+            sys::nice(gettid()).unwrap() == wanted
         };
-        aside(asks.as_fd(), || {
-            becomes(LAST);
+        let long = Duration::from_secs(60);
+        aside_for(long, asks.as_fd(), || {
+            while !is(LAST) {}
             for _ in 0..2 {
-                asks.write(1).unwrap();
-                becomes(usual);
-                becomes(LAST);
+                // It has its turn for some milliseconds, in which it may not run itself.
+                while !is(usual) {
+                    asks.write(1).unwrap();
+                }
+                while !is(LAST) {}
             }
         });
         assert_eq!(sys::nice(gettid()).unwrap(), usual);
