@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_its_package() {
         let folder = tempfile::tempdir().unwrap();
-        let look = |loaders| found(folder.path(), loaders);
+        let look = |loaders: &[BootLoader]| found(folder.path(), loaders);
         let error = look(&BootLoader::ALL).unwrap_err();
         assert_eq!(error.packages, ["ipxe", "shim-signed", "grub-efi-amd64-signed"]);
         assert!(error.to_string().contains("apt install ipxe shim-signed"), "{error}");
