@@ -91,9 +91,8 @@ pub fn make(thread: &mut Thread, context: &mut Context, call: u64, args: [u64; 6
 
 fn make_locked(thread: &mut Thread, process: &mut Process, context: &mut Context, wish: Wish) -> Outcome {
     let shares = wish.flags & VM != 0;
-    if wish.flags & THREAD == 0 && process.whole == 0 {
-        // A copy of this memory has no pager of its own, and a process in it may go home from it at once, where what has
-        // not come would be zero: so all of it comes first.
+    if !shares && process.whole == 0 {
+        // A copy of this memory has no pager of its own: so all of it comes first.
         say(thread, CONTROL_PAGES);
         process.whole = 1;
     }

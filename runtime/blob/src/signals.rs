@@ -159,8 +159,8 @@ pub fn emulate(thread: &mut Thread, context: &mut Context, call: u64, args: [u64
         nr::RT_SIGPENDING => return Some(sigpending(thread, context, args)),
         nr::RT_SIGTIMEDWAIT => return Some(sigtimedwait(thread, context, args)),
         nr::PAUSE => return Some(suspend(thread, context, call, context.mask)),
-        nr::NANOSLEEP => return sleep(thread, context, call, 0, args[0], args),
-        nr::CLOCK_NANOSLEEP => return sleep(thread, context, call, args[0], args[2], args),
+        nr::NANOSLEEP => return sleep(thread, context, call, args[0], args),
+        nr::CLOCK_NANOSLEEP => return sleep(thread, context, call, args[2], args),
         _ => return None,
     };
     Some(Outcome::Returns(done.unwrap_or(sys::EFAULT)))
@@ -329,21 +329,14 @@ fn sleep(
     thread: &mut Thread,
     context: &mut Context,
     call: u64,
-    clock: u64,
     request: u64,
     args: [u64; 6],
 ) -> Option<Outcome> {
-    const CLOCK_REALTIME: u32 = 0;
-    const CLOCK_MONOTONIC: u32 = 1;
-    const CLOCK_BOOTTIME: u32 = 7;
     /// Signals wait for so long.
     const SHORT_NS: u64 = 10_000_000;
     let Ok([seconds, nanoseconds]) = user::read::<[u64; 2]>(request) else {
         return Some(Outcome::Returns(sys::EFAULT));
     };
-    if !matches!(clock as u32, CLOCK_REALTIME | CLOCK_MONOTONIC | CLOCK_BOOTTIME) {
-        return Some(Outcome::GoHome);
-    }
     let is_short = seconds == 0 && nanoseconds <= SHORT_NS;
     is_short.then(|| Outcome::Returns(waiting_for(thread, context, call, call, args)))
 }
@@ -466,7 +459,7 @@ fn call_handler(
     let (context_at, info_at) = (frame_at + 8, frame_at + 8 + size_of::<Context>() as u64);
     user::copy(state_at, context.fpstate, state)?;
     let mut seen = *context;
-    if seen.rax == GOES_ON {
+    if seen.rax == GOES_ON && user::read::<[u8; 2]>(seen.rip) == Ok([0x0f, 0x05]) {
         (seen.rip, seen.rax) = (seen.rip + 2, sys::EINTR as u64);
     }
     seen.fpstate = state_at;

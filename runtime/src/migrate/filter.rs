@@ -4,8 +4,8 @@
 //! not x86-64                                   kill
 //! local by the table                           allow
 //! mmap with MAP_ANONYMOUS and MAP_PRIVATE      allow
-//! a sleep until a time, or that says what      allow
-//! is left of it
+//! a sleep until a time, by a clock of a         allow
+//! process, or that says what is left of it
 //! made by the blob, and one of its own calls   allow
 //! everything else                              SIGSYS, to the shim
 //! ```
@@ -101,7 +101,7 @@ pub fn filter(base: u64) -> Vec<Instruction> {
         plain(RETURN, ALLOW),
         plain(LOAD, NR),
     ]);
-    // Sleeps with room for what is left of them, or with TIMER_ABSTIME.
+    // Sleeps with room for what is left of them, with TIMER_ABSTIME, or by a clock that is not everybody's.
     program.extend([
         jump(EQUAL, number(libc::SYS_nanosleep), 0, 6),
         plain(LOAD, argument(1)),
@@ -110,7 +110,11 @@ pub fn filter(base: u64) -> Vec<Instruction> {
         jump(EQUAL, 0, 1, 0),
         plain(RETURN, ALLOW),
         plain(LOAD, NR),
-        jump(EQUAL, number(libc::SYS_clock_nanosleep), 0, 9),
+        jump(EQUAL, number(libc::SYS_clock_nanosleep), 0, 13),
+        plain(LOAD, argument(0)),
+        jump(EQUAL, clock(libc::CLOCK_REALTIME), 2, 0),
+        jump(EQUAL, clock(libc::CLOCK_MONOTONIC), 1, 0),
+        jump(EQUAL, clock(libc::CLOCK_BOOTTIME), 0, 7),
         plain(LOAD, argument(1)),
         plain(AND, 1),
         jump(EQUAL, 0, 0, 4),
@@ -142,6 +146,10 @@ pub fn filter(base: u64) -> Vec<Instruction> {
     program
 }
 
+fn clock(id: libc::clockid_t) -> u32 {
+    u32::try_from(id).unwrap_or(u32::MAX)
+}
+
 fn number(nr: libc::c_long) -> u32 {
     u32::try_from(nr).unwrap_or(u32::MAX)
 }
@@ -154,4 +162,67 @@ fn local() -> Vec<u32> {
         .map(|row| u32::from(row.nr))
         .filter(|nr| !refined.contains(nr))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u64 = 0x5f00_0000_0000;
+
+    /// What the kernel makes of a call: classic BPF on `struct seccomp_data`.
+    fn judged(nr: libc::c_long, ip: u64, args: [u64; 6]) -> u32 {
+        let mut data = [number(nr).to_ne_bytes(), AUDIT_ARCH_X86_64.to_ne_bytes()].concat();
+        data.extend([ip].iter().chain(&args).flat_map(|word| word.to_ne_bytes()));
+        let word = |at: u32| {
+            let at = usize::try_from(at).unwrap();
+            u32::from_ne_bytes(data[at..at + 4].try_into().unwrap())
+        };
+        let (program, mut next, mut value) = (filter(BASE), 0, 0);
+        loop {
+            let Instruction { code, jt, jf, k } = program[next];
+            let jump = |is| usize::from(if is { jt } else { jf });
+            next += 1;
+            match code {
+                LOAD => value = word(k),
+                AND => value &= k,
+                EQUAL => next += jump(value == k),
+                AT_LEAST => next += jump(value >= k),
+                RETURN => return k,
+                other => panic!("{other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_program_does_itself_is_let_through() {
+        let (memory, high) = (0x7ffc_0000_1000, 1 << 32);
+        for (nr, args, verdict) in [
+            (libc::SYS_getpid, [0; 6], ALLOW),
+            (libc::SYS_restart_syscall, [0; 6], ALLOW),
+            (libc::SYS_read, [0; 6], TRAP),
+            (libc::c_long::try_from(tesela_shim::table::GOES_ON).unwrap(), [0; 6], TRAP),
+            (libc::SYS_mmap, [0, 4096, 3, 0x22, u64::MAX, 0], ALLOW),
+            (libc::SYS_mmap, [0, 4096, 3, 0x02, 3, 0], TRAP),
+            (libc::SYS_nanosleep, [memory, 0, 0, 0, 0, 0], TRAP),
+            (libc::SYS_nanosleep, [memory, memory, 0, 0, 0, 0], ALLOW),
+            (libc::SYS_nanosleep, [memory, high, 0, 0, 0, 0], ALLOW),
+            // Of a clock: for a time, until one, with room, and of the processor's time.
+            (libc::SYS_clock_nanosleep, [0, 0, memory, 0, 0, 0], TRAP),
+            (libc::SYS_clock_nanosleep, [1, 0, memory, 0, 0, 0], TRAP),
+            (libc::SYS_clock_nanosleep, [7, 0, memory, 0, 0, 0], TRAP),
+            (libc::SYS_clock_nanosleep, [1, 1, memory, 0, 0, 0], ALLOW),
+            (libc::SYS_clock_nanosleep, [1, 0, memory, memory, 0, 0], ALLOW),
+            (libc::SYS_clock_nanosleep, [1, 0, memory, high, 0, 0], ALLOW),
+            (libc::SYS_clock_nanosleep, [2, 0, memory, 0, 0, 0], ALLOW),
+            (0x4000_0000, [0; 6], KILL),
+        ] {
+            assert_eq!(judged(nr, 0x40_1000, args), verdict, "{nr} {args:x?}");
+        }
+        for nr in [libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_sendto] {
+            assert_eq!(judged(nr, BASE + 64, [0; 6]), ALLOW, "of the blob's own: {nr}");
+            assert_eq!(judged(nr, BASE + CODE, [0; 6]), TRAP, "{nr}");
+        }
+        assert_eq!(judged(libc::SYS_read, BASE + 64, [0; 6]), TRAP);
+    }
 }

@@ -13,6 +13,7 @@ use super::group::Agreed;
 use super::image::{Image, Mapping, ThreadImage};
 use super::look::{self, Line, PAGE, Status};
 use super::processor;
+use super::restart;
 use super::shared::{self, Object};
 use super::sys;
 use super::tracee::{self, TraceError, Tracee};
@@ -343,9 +344,9 @@ fn stop(tid: Pid) -> Result<Tracee, FreezeError> {
 
 fn read_thread(thread: &mut Tracee, slot: usize) -> Result<ThreadImage, FreezeError> {
     let registers = thread.registers()?;
-    thread.goes_on = tracee::goes_on(&registers);
+    thread.goes_on = restart::goes_on(thread.tid, &registers);
     let settled = tracee::settled(registers);
-    let registers = if thread.goes_on { tracee::going_on_away(settled) } else { settled };
+    let registers = if thread.goes_on { restart::away(thread.tid, settled) } else { settled };
     let state = ExtendedState::of(thread.tid)?;
     if state.has_tiles() {
         return Err(FreezeError::CantMove("amx"));
@@ -410,7 +411,7 @@ pub fn registers_from_words(words: &[u64]) -> libc::user_regs_struct {
 pub fn restore_registers(threads: &[Tracee], images: &[ThreadImage]) -> Result<(), TraceError> {
     for (thread, image) in threads.iter().zip(images) {
         let registers = registers_from_words(&image.registers);
-        thread.set_registers(&tracee::going_on(registers, thread.goes_on))?;
+        thread.set_registers(&restart::at_home(thread.tid, registers, thread.goes_on))?;
         image.state.put(thread.tid)?;
         sys::set_signal_mask(thread.tid, image.mask)?;
     }

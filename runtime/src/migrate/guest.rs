@@ -94,6 +94,8 @@ struct Body {
     listens: Option<OwnedFd>,
     /// What that is, where it matters to its end.
     copies: Option<Arc<Pager>>,
+    /// It runs in the memory of this one, whose pages have not all come yet when it was made.
+    maker: Option<i32>,
     /// It waits for all its pages, to make a child.
     wants_pages: bool,
     /// Home wants it, once all its pages are here.
@@ -120,6 +122,7 @@ impl Body {
             known: Arc::default(),
             listens: None,
             copies: None,
+            maker: None,
             wants_pages: false,
             wanted_home: false,
             frozen: None,
@@ -404,6 +407,9 @@ impl Guest {
         self.forget(tgid);
         self.rooms.remove(&tgid);
         let Some(body) = self.bodies.remove(&tgid) else { return Ok(()) };
+        if body.pager.is_some() {
+            self.orphans(tgid)?;
+        }
         if body.over {
             return Ok(());
         }
@@ -412,6 +418,17 @@ impl Guest {
             return Err(io::Error::other("a body has ended before it could run").into());
         }
         Ok(self.link.send(&ToHome::Ended { tgid, status })?)
+    }
+
+    /// What runs in the memory of a body that has ended will not have the rest of it.
+    fn orphans(&mut self, maker: i32) -> Result<(), GuestError> {
+        let of_it = |(tgid, body): (&i32, &Body)| (body.maker == Some(maker)).then_some(*tgid);
+        let all: Vec<i32> = self.bodies.iter().filter_map(of_it).collect();
+        all.into_iter().try_for_each(|tgid| {
+            let gone =
+                io::Error::other("whoever has made it has ended, and the rest of its memory does not come");
+            self.or_lost(tgid, Err(gone.into()))
+        })
     }
 
     /// Ends a body; its end is no news to home.

@@ -31,6 +31,7 @@ pub mod link;
 pub mod look;
 pub mod pages;
 mod processor;
+pub mod restart;
 pub mod shared;
 mod sys;
 pub mod tracee;

@@ -8,9 +8,9 @@ use libc::user_regs_struct;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
-use tesela_shim::table::{GOES_ON, SAYS_EINTR};
+use tesela_shim::table::SAYS_EINTR;
 
-use super::sys;
+use super::{restart, sys};
 
 /// A seized thread.
 #[derive(Debug)]
@@ -193,8 +193,8 @@ impl Tracee {
     /// [`TraceError`].
     pub fn registers_to_go_on(&self) -> Result<user_regs_struct, TraceError> {
         let registers = self.registers()?;
-        let goes_on = goes_on(&registers);
-        Ok(going_on(settled(registers), goes_on))
+        let goes_on = restart::goes_on(self.tid, &registers);
+        Ok(restart::at_home(self.tid, settled(registers), goes_on))
     }
 
     /// Blocks what would disturb [`Tracee::call`] and [`Tracee::enter`]; returns the mask that was.
@@ -318,131 +318,14 @@ pub fn is_interrupted(call: u64, value: i64) -> bool {
     (RESTART.contains(&value) && value != -515) || (value == eintr && SAYS_EINTR.contains(&call))
 }
 
-/// Whether the kernel can go on with the call in which a thread was interrupted (restart_syscall(2)).
-pub fn goes_on(registers: &user_regs_struct) -> bool {
-    const RESTART_BLOCK: i64 = -516;
-    registers.orig_rax.cast_signed() >= 0 && registers.rax.cast_signed() == RESTART_BLOCK
-}
-
-/// Registers that [`settled`] has made, such that it does where it [`goes_on`], and where it was to do so from away
-/// ([`GOES_ON`]).
-pub fn going_on(mut registers: user_regs_struct, goes_on: bool) -> user_regs_struct {
-    if goes_on || registers.rax == GOES_ON {
-        registers.rax = libc::SYS_restart_syscall.cast_unsigned();
-    }
-    registers
-}
-
 /// Registers of a thread that was interrupted in a system call, such that it makes the call again. What would
-/// go on where it was (`restart_syscall`: nanosleep, poll) begins anew, for the kernel that remembers it may be another one
-/// by then; nanosleep(2) with what the kernel has written to be left of it, where the program has asked for that (see
-/// [`going_on_away`]).
+/// go on where it was begins anew (but see [`restart`]).
 pub fn settled(mut registers: user_regs_struct) -> user_regs_struct {
     let in_call = registers.orig_rax.cast_signed() >= 0;
     if in_call && is_interrupted(registers.orig_rax, registers.rax.cast_signed()) {
-        registers.rax = match registers.orig_rax.cast_signed() {
-            libc::SYS_restart_syscall => restarted(&registers).cast_unsigned(),
-            _ => registers.orig_rax,
-        };
+        registers.rax = registers.orig_rax;
         registers.rip -= 2;
     }
     registers.orig_rax = u64::MAX;
     registers
-}
-
-/// The call that restart_syscall(2) goes on with, whose arguments are still there and whose number is not: nanosleep,
-/// clock_nanosleep, poll, or futex that waits until a time.
-fn restarted(registers: &user_regs_struct) -> i64 {
-    const FUTEX_WAIT: u64 = 0;
-    const FUTEX_WAIT_BITSET: u64 = 9;
-    const FUTEX_PRIVATE_FLAG: u64 = 128;
-    const FUTEX_CLOCK_REALTIME: u64 = 256;
-    const FIRST_PAGE: u64 = 4096;
-    let (first, second, third) = (registers.rdi, registers.rsi, registers.rdx);
-    match second {
-        // Without memory in its first place it is the clock, or poll is a sleep, for a number of milliseconds.
-        0 if first < FIRST_PAGE && i32::try_from(third).is_err() => libc::SYS_clock_nanosleep,
-        0 if first < FIRST_PAGE => libc::SYS_poll,
-        0 => libc::SYS_nanosleep,
-        FIRST_PAGE.. => libc::SYS_nanosleep,
-        op if op & FUTEX_PRIVATE_FLAG != 0
-            && matches!(
-                op & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME),
-                FUTEX_WAIT | FUTEX_WAIT_BITSET
-            ) =>
-        {
-            libc::SYS_futex
-        }
-        _ => libc::SYS_poll,
-    }
-}
-
-/// Registers that [`settled`] has made of a thread that is about to leave home and [`goes_on`] there: in a sleep, for a
-/// time and without room for what is left of it, the deputy goes on ([`GOES_ON`]).
-pub fn going_on_away(mut registers: user_regs_struct) -> user_regs_struct {
-    let r = &registers;
-    let sleeps = match r.rax.cast_signed() {
-        libc::SYS_nanosleep => r.rsi == 0,
-        libc::SYS_clock_nanosleep => {
-            let is_of_cpu = !matches!(
-                libc::c_int::try_from(r.rdi & 0xffff_ffff),
-                Ok(libc::CLOCK_REALTIME | libc::CLOCK_MONOTONIC | libc::CLOCK_BOOTTIME)
-            );
-            r.r10 == 0 && !is_of_cpu
-        }
-        _ => false,
-    };
-    if sleeps {
-        registers.rax = GOES_ON;
-    }
-    registers
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{GOES_ON, goes_on, going_on, going_on_away, settled};
-
-    #[test]
-    fn a_call_is_made_again_and_a_sleep_goes_on_where_the_kernel_remembers_it() {
-        // SAFETY: integers only.
-        let mut stopped: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-        (stopped.orig_rax, stopped.rip) = (libc::SYS_clock_nanosleep.cast_unsigned(), 100);
-        for (value, call) in [(-516, libc::SYS_restart_syscall), (-512, libc::SYS_clock_nanosleep)] {
-            stopped.rax = i64::cast_unsigned(value);
-            let again = settled(stopped);
-            assert_eq!((again.rax, again.rip), (libc::SYS_clock_nanosleep.cast_unsigned(), 98));
-            assert_eq!(going_on(again, goes_on(&stopped)).rax, call.cast_unsigned());
-        }
-        // Its deputy goes on with it, unless the program has asked what is left, or it is not time that passes.
-        let call = settled(stopped);
-        assert_eq!(going_on_away(call).rax, GOES_ON);
-        assert_eq!(going_on(going_on_away(call), false).rax, libc::SYS_restart_syscall.cast_unsigned());
-        for other in [
-            libc::user_regs_struct { r10: 1, ..call },
-            libc::user_regs_struct { rdi: libc::CLOCK_PROCESS_CPUTIME_ID.unsigned_abs().into(), ..call },
-            libc::user_regs_struct { rax: libc::SYS_poll.cast_unsigned(), ..call },
-        ] {
-            assert_eq!(going_on_away(other).rax, other.rax);
-        }
-        // It had been interrupted before: then only its arguments say what it is.
-        const MEMORY: u64 = 0x7ffc_0000_1000;
-        for (rdi, rsi, rdx, call) in [
-            (1, 0, MEMORY, libc::SYS_clock_nanosleep),
-            (0, 0, 600_000, libc::SYS_poll),
-            (MEMORY, 3, 600_000, libc::SYS_poll),
-            (MEMORY, 0, 0, libc::SYS_nanosleep),
-            (MEMORY, MEMORY, 0, libc::SYS_nanosleep),
-            (MEMORY, 128, 1, libc::SYS_futex),
-            (MEMORY, 128 | 256 | 9, 1, libc::SYS_futex),
-        ] {
-            let orig_rax = libc::SYS_restart_syscall.cast_unsigned();
-            let again =
-                libc::user_regs_struct { orig_rax, rax: i64::cast_unsigned(-516), rdi, rsi, rdx, ..stopped };
-            assert_eq!(settled(again).rax, call.cast_unsigned(), "{rdi:#x} {rsi:#x} {rdx:#x}");
-        }
-        // It was in its own code, whatever it computed there.
-        stopped.orig_rax = u64::MAX;
-        stopped.rax = i64::cast_unsigned(-516);
-        assert!(!goes_on(&stopped) && settled(stopped).rip == 100);
-    }
 }

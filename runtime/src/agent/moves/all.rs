@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use super::process::Process;
 use super::side::{Kind, Side};
-use super::{MoveError, Moves, Way, above, keeper, remote};
+use super::{MoveError, Moves, above, keeper, remote};
 use crate::agent::{Config, sys};
 use crate::discovery::Map;
 use crate::wire::local::{Answer, Change};
@@ -119,7 +119,7 @@ impl Moves {
     }
 
     async fn fetch_alone(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
-        let _moving = self.begin(pid, Way { to: here.to_owned(), by_user: true }).await?;
+        let _moving = self.begin(pid, here, false)?;
         self.fetch(pid, side, here).await
     }
 }

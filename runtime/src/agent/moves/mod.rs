@@ -47,6 +47,8 @@ use side::{Ends, Kind, Outcome, Side};
 
 /// How long a process that was told to come home may take before whoever asked is told so.
 const HOMECOMING: Duration = Duration::from_secs(60);
+/// How long a user's move waits for one that the process makes by itself.
+const TURN: Duration = Duration::from_secs(30);
 
 /// Why a process stays that its user has locked; openMosix's word.
 const USER_LOCK: &str = "user_lock";
@@ -297,34 +299,36 @@ impl Moves {
     }
 
     async fn move_to(&self, caller: u32, pid: i32, to: &str, by: By) -> Result<Answer, MoveError> {
-        let mut process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
+        let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
         let pid = process.pid;
         process.may_be_moved_by(caller)?;
+        let started = notes::started(pid).ok();
         let config = self.config()?;
+        let target = match to {
+            "home" => None,
+            word => Some(find(&config, word)?),
+        };
+        let target = target.filter(|peer| peer.name != config.node);
+        let to = target.as_ref().map_or(&config.node, |peer| &peer.name);
+        self.follows.forget(pid);
+        let _moving = match by {
+            By::User => self.begin_after(pid, to).await?,
+            By::Itself(_) | By::Program => self.begin(pid, to, false)?,
+        };
+        // What has happened before has made it another one: it has come home, say, and become another program.
+        self.follows.forget(pid);
+        let same = |_: &Process| notes::started(pid).ok() == started;
+        let mut process = Process::look(pid)?.filter(same).ok_or(MoveError::NoProcess { pid })?;
+        process.may_be_moved_by(caller)?;
         if Side::of(&process, &config.node).is_some() {
             return Err(MoveError::Never { pid, why: "it is part of the agent" });
         }
         if let Some(side) = Side::guest(&process, &config.node)? {
             return Err(MoveError::Guest { pid, node: side.node });
         }
-        let target = match to {
-            "home" => None,
-            word => Some(find(&config, word)?),
-        };
-        let target = target.filter(|peer| peer.name != config.node);
         let notes = Notes::below(config.kept());
         if target.is_some() && !matches!(by, By::Program) && notes.inherited(pid).locked {
             return Err(MoveError::Stays { pid, reason: USER_LOCK.to_owned() });
-        }
-        self.follows.forget(pid);
-        let way = Way {
-            to: target.as_ref().map_or(&config.node, |peer| &peer.name).clone(),
-            by_user: matches!(by, By::User),
-        };
-        let (_moving, waited) = self.begin(pid, way).await?;
-        if waited {
-            process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
-            process.may_be_moved_by(caller)?;
         }
         if let Some(side) = Side::away(&process, &config.node)? {
             if target.as_ref().is_some_and(|peer| peer.name == side.node) {
@@ -544,24 +548,29 @@ impl Moves {
         self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A user's move waits for one that the user knows nothing of; says whether it has.
-    async fn begin(&self, pid: i32, way: Way) -> Result<(Moving<'_>, bool), MoveError> {
-        let mut waited = false;
-        loop {
-            let changed = self.moved.notified();
-            match self.moving().entry(pid) {
-                Entry::Occupied(other) if other.get().by_user || !way.by_user => {
-                    return Err(MoveError::Busy { pid });
-                }
-                Entry::Occupied(_) => {}
-                Entry::Vacant(place) => {
-                    place.insert(way);
-                    return Ok((Moving { moves: self, pid }, waited));
+    fn begin(&self, pid: i32, to: &str, by_user: bool) -> Result<Moving<'_>, MoveError> {
+        match self.moving().entry(pid) {
+            Entry::Occupied(_) => Err(MoveError::Busy { pid }),
+            Entry::Vacant(place) => {
+                place.insert(Way { to: to.to_owned(), by_user });
+                Ok(Moving { moves: self, pid })
+            }
+        }
+    }
+
+    /// A user's move begins once one is over that the user knows nothing of.
+    async fn begin_after(&self, pid: i32, to: &str) -> Result<Moving<'_>, MoveError> {
+        let begins = async {
+            loop {
+                let changed = self.moved.notified();
+                let is_own = || self.moving().get(&pid).is_some_and(|other| !other.by_user);
+                match self.begin(pid, to, true) {
+                    Err(MoveError::Busy { .. }) if is_own() => changed.await,
+                    begun => return begun,
                 }
             }
-            timeout(HOMECOMING, changed).await.map_err(|_| MoveError::Busy { pid })?;
-            waited = true;
-        }
+        };
+        timeout(TURN, begins).await.map_err(|_| MoveError::Busy { pid })?
     }
 }
 

@@ -221,16 +221,17 @@ impl Guest {
             pager.finish(&maps.iter().map(|line| (line.start, line.end)).collect::<Vec<_>>(), &copies);
             body.copies = (!copies.is_empty()).then_some(pager);
         }
-        let (wants_pages, wanted_home) = (body.wants_pages, body.wanted_home);
-        body.wants_pages = false;
+        let wants_pages = std::mem::take(&mut body.wants_pages);
         self.link.send(&ToHome::Whole { tgid })?;
         if wants_pages {
             self.answer(tgid, layout::CONTROL_PAGES, None)?;
         }
-        if wanted_home {
-            self.freeze(tgid)?;
-        }
-        Ok(())
+        // It, and what runs in its memory.
+        let are_wanted = self.bodies.iter().filter(|(id, body)| {
+            body.wanted_home && body.frozen.is_none() && (**id == tgid || body.maker == Some(tgid))
+        });
+        let are_wanted: Vec<i32> = are_wanted.map(|(id, _)| *id).collect();
+        are_wanted.into_iter().try_for_each(|tgid| self.freeze(tgid))
     }
 
     /// A body could not be built.

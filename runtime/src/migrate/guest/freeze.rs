@@ -21,6 +21,7 @@ use crate::migrate::freeze::{
 use crate::migrate::home::without;
 use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToHome, ToRemote};
 use crate::migrate::look::{self, Line};
+use crate::migrate::restart;
 use crate::migrate::shared::{self, Object, WRITE};
 use crate::migrate::sys;
 use crate::migrate::tracee::{Tracee, settled};
@@ -53,11 +54,14 @@ impl Freezing {
 impl Guest {
     /// Begins to stop a body; it is sent home once all its threads stand still.
     pub(super) fn freeze(&mut self, tgid: i32) -> Result<(), GuestError> {
+        let has_pager = |tgid: &i32| self.bodies.get(tgid).is_some_and(|body| body.pager.is_some());
+        let is_whole = !has_pager(&tgid)
+            && !self.bodies.get(&tgid).and_then(|body| body.maker).is_some_and(|maker| has_pager(&maker));
         let Some(body) = self.bodies.get_mut(&tgid) else { return Ok(()) };
         if body.frozen.is_some() {
             return Ok(());
         }
-        if body.pager.is_some() {
+        if !is_whole {
             // What has not come yet would have to go back: it comes first.
             body.wanted_home = true;
             return Ok(());
@@ -379,7 +383,7 @@ fn read_thread(
         sys::read_memory(pid, part.context, octets_mut(&mut context))?;
         (of_context(&context, &registers), ExtendedState::of_frame(pid, context.fpstate)?)
     } else {
-        (settled(registers), ExtendedState::of(tracee.tid)?)
+        (restart::anew(tracee.tid, settled(registers)), ExtendedState::of(tracee.tid)?)
     };
     let (head, length) = sys::robust_list(tracee.tid)?;
     let rseq = sys::rseq(tracee.tid)?;

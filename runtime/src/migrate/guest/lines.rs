@@ -198,7 +198,9 @@ impl Guest {
             child.control = Some(theirs);
             // Home has made a copy, too, of what it holds.
             let (image, known) = (Arc::clone(&body.image), Arc::clone(&body.known));
-            self.bodies.insert(tid, Body { known, ..Body::new(None, ours, image) });
+            // One with a memory of its own is made once all of that has come.
+            let maker = body.pager.as_ref().map(|_| parent).or(body.maker);
+            self.bodies.insert(tid, Body { known, maker, ..Body::new(None, ours, image) });
         }
         if let Some(body) = self.bodies.get_mut(&tgid) {
             body.threads.insert(tid, slot);

@@ -14,6 +14,7 @@ use super::{Arriving, Deputy, Home, HomeError, OnItsWay};
 use crate::migrate::freeze::{empty_thread, octets};
 use crate::migrate::image::{Channel, ToHome, ToRemote};
 use crate::migrate::look;
+use crate::migrate::restart;
 use crate::migrate::sys;
 use crate::migrate::tracee::{Happening, TraceError, Tracee, is_interrupted, next_happening};
 use crate::migrate::{AGAIN, since_boot, tell};
@@ -196,6 +197,9 @@ impl Home {
             if registers.rip == self.labels[1] {
                 // The kernel would begin it again; the shim decides that. It gets the kernel's own word.
                 registers.orig_rax = u64::MAX;
+            } else if restart::goes_on(pid, &registers) {
+                // It has begun before.
+                (registers.rip, registers.rax) = (self.labels[1], restart::INTERRUPTED);
             } else {
                 registers.rip = self.labels[2];
             }

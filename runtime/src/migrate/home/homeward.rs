@@ -16,9 +16,10 @@ use crate::migrate::freeze::registers_from_words;
 use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToRemote};
 use crate::migrate::link::{self, Keys, LinkError};
 use crate::migrate::look::{self, Line, PAGE};
+use crate::migrate::restart;
 use crate::migrate::shared::{self, Object};
 use crate::migrate::sys;
-use crate::migrate::tracee::{Tracee, going_on};
+use crate::migrate::tracee::Tracee;
 
 /// A process whose memory does not come for so long goes on where it is.
 const STALLS: Duration = Duration::from_secs(10);
@@ -132,7 +133,7 @@ impl Home {
                 let tracee = &deputy.tracee;
                 // In a sleep of the deputy's it goes on itself.
                 let registers = registers_from_words(&thread.registers);
-                tracee.set_registers(&going_on(registers, false))?;
+                tracee.set_registers(&restart::at_home(tracee.tid, registers, false))?;
                 thread.state.put(tracee.tid)?;
                 sys::set_signal_mask(tracee.tid, thread.mask)?;
             }

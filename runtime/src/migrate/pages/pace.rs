@@ -170,11 +170,13 @@ mod tests {
     fn a_thread_has_its_turn_while_somebody_waits_for_it() {
         let asks = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();
         let usual = sys::nice(gettid()).unwrap();
+        let long = Duration::from_secs(60);
+        let until = Instant::now() + long;
         let is = |wanted: i32| {
+            assert!(Instant::now() < until, "it does not become {wanted}");
             thread::yield_now();
             sys::nice(gettid()).unwrap() == wanted
         };
-        let long = Duration::from_secs(60);
         aside_for(long, asks.as_fd(), || {
             while !is(LAST) {}
             for _ in 0..2 {
