@@ -1,12 +1,13 @@
-# Writes a C project: $FILES files (24 unless said) of 30 functions each, a header, and a Makefile which waits for the end of descriptor 6.
-FILES=${FILES:-24}
+# Writes a C project: $FILES files (24 unless said) of $FUNCTIONS functions each (30), a header, and a Makefile which waits for the
+# end of descriptor 6.
+FILES=${FILES:-24} FUNCTIONS=${FUNCTIONS:-30}
 for file in $(seq $FILES); do
     {
         echo '#include "all.h"'
-        for f in $(seq 30); do
+        for f in $(seq $FUNCTIONS); do
             echo "int f${file}_$f(int a, int b) { int s = $f; for (int i = 0; i < a; i++) s += i * b ^ (s >> $((f % 7 + 1))); return s; }"
         done
-        echo "int file$file(int a) { return $(seq -f "f${file}_%.0f(a, $file)" -s ' ^ ' 30); }"
+        echo "int file$file(int a) { return $(seq -f "f${file}_%.0f(a, $file)" -s ' ^ ' $FUNCTIONS); }"
     } > file$file.c
 done
 seq -f 'int file%.0f(int a);' $FILES > all.h
