@@ -1,6 +1,5 @@
 //! Kernel, initramfs and root image of a node.
 
-pub mod durable;
 pub mod image;
 pub mod index;
 pub mod initramfs;

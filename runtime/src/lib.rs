@@ -5,6 +5,7 @@ pub mod agent;
 pub mod balance;
 pub mod discovery;
 pub mod doctor;
+pub mod durable;
 pub mod enroll;
 pub mod hpc;
 pub mod load;

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use tesela_node_image::durable;
+use tesela_runtime::durable;
 
 use crate::cluster::{Cluster, InsertError, Mac, NameError, NewNode, Node, NodeSet, Origin, insert_nodes};
 

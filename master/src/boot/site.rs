@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
-use tesela_node_image::durable;
+use tesela_runtime::durable;
 use tokio::sync::Notify;
 
 use crate::cluster::{self, Cluster, Effect, Mac, Node, Problems, Uuid};

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use tesela_node_image::durable;
+use tesela_runtime::durable;
 
 use super::Error;
 

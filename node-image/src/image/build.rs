@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg};
+use tesela_runtime::durable;
 
 use super::{
     BuildError, BuildInfo, BuiltImage, ImageSpec, Progress, Source, archive, at, chroot, copy, debian,
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::initramfs::{self, Initramfs};
 use crate::rooted::Rooted;
-use crate::{durable, index, kernel};
+use crate::{index, kernel};
 
 /// At most this many files with dropped attributes are named.
 const DROPPED_NAMED: usize = 1000;

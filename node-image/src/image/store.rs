@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tesela_runtime::durable;
+
 use super::{BuildError, BuildInfo, BuiltImage, at};
-use crate::durable;
 
 /// An image in `tesela image list`.
 #[derive(Clone, PartialEq, Eq, Debug)]

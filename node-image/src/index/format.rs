@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use crate::durable;
+use tesela_runtime::durable;
 
 use super::{Attributes, Entry, Index, IndexError, Inode, Kind, MAX_INODES, ROOT, Span, Time};
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Peer, Peers};
 use crate::balance::Share;
 use crate::discovery::Map;
+use crate::durable;
 use crate::wire::AGENTS_PORT;
 use crate::wire::local::{Change, Settings};
 
@@ -201,11 +201,8 @@ impl Config {
     /// # Errors
     /// Those of writing it down.
     pub fn set_peers(&self, peers: &[Peer]) -> io::Result<()> {
-        let new = self.peers.with_extension("new");
-        fs::write(&new, serde_json::to_vec_pretty(peers)?)?;
         // All may know them, whatever the agent's umask.
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
-        fs::rename(new, &self.peers)
+        durable::replace(&self.peers, &serde_json::to_vec_pretty(peers)?, Some(0o644))
     }
 
     /// The nodes of the cluster, as they are now.

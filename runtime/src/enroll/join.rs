@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::{EnrollError, Enrolment, NodeKeys, enroll};
 use crate::agent::{Config, ConfigError};
+use crate::durable;
 use crate::wire::tls::Fingerprint;
 
 /// Where such a machine has its keys.
@@ -119,26 +120,19 @@ pub fn join(master: SocketAddrV4, token: &JoinToken, path: &Path, keys: &Path) -
     }
     let signed = enroll(&enrolment, PATIENCE)?;
     let mut config: Config = serde_json::from_str(signed.config().ok_or(JoinError::NoConfig)?)?;
-    config.master = *master.ip();
+    (config.master, config.control_port) = (*master.ip(), master.port());
     config.keys = keys.to_owned();
     config.kept = Some(KEPT.into());
     config.peers = keys.join("peers.json");
     signed.store(keys).map_err(EnrollError::from)?;
     // The master says who there is once the agent is connected.
-    write(&config.peers, &[(); 0])?;
-    write(path, &config)?;
-    Ok(config)
-}
-
-/// Whoever reads it finds the old one or the new one.
-fn write(path: &Path, content: &impl serde::Serialize) -> Result<(), JoinError> {
-    let new = path.with_extension("new");
+    let failed = |path: &Path, source| JoinError::Write { path: path.to_owned(), source };
+    config.set_peers(&[]).map_err(|source| failed(&config.peers, source))?;
+    let text = serde_json::to_vec_pretty(&config)?;
     let made = path.parent().map_or(Ok(()), fs::create_dir_all);
-    let written = made
-        .and_then(|()| serde_json::to_vec_pretty(content).map_err(io::Error::from))
-        .and_then(|text| fs::write(&new, text))
-        .and_then(|()| fs::rename(&new, path));
-    written.map_err(|source| JoinError::Write { path: path.to_owned(), source })
+    let written = made.and_then(|()| durable::replace(path, &text, Some(0o644)));
+    written.map_err(|source| failed(path, source))?;
+    Ok(config)
 }
 
 #[cfg(test)]

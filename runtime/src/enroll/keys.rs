@@ -1,8 +1,8 @@
 //! The keys of a node: made, signed, kept.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ED25519};
@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{LineEnding, PrivateKey};
 
+use crate::durable;
 use crate::wire::{Enrolled, tls};
 
 /// The names of the files in the directory of keys, `/run/tesela` on a node.
@@ -175,7 +176,9 @@ impl NodeKeys {
             (file::CLUSTER_KEY, 0o600, &self.cluster_key),
         ] {
             let path = directory.join(name);
-            write_new(&path, mode, text).map_err(|source| io_error(&path, source))?;
+            let line = if text.ends_with('\n') { "" } else { "\n" };
+            let written = durable::replace(&path, format!("{text}{line}").as_bytes(), Some(mode));
+            written.map_err(|source| io_error(&path, source))?;
         }
         Ok(())
     }
@@ -213,17 +216,6 @@ fn read(directory: &Path, name: &str) -> Result<(PathBuf, Vec<u8>), KeyError> {
         Ok(text) => Ok((path, text)),
         Err(source) => Err(KeyError::Io { path, source }),
     }
-}
-
-/// A file that nobody but its owner could read before it had its mode.
-fn write_new(path: &Path, mode: u32, text: &str) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(text.as_bytes())?;
-    if text.ends_with('\n') { Ok(()) } else { file.write_all(b"\n") }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use tesela_node_image::durable;
+use tesela_runtime::durable;
 
 use super::files::random;
 use super::object::ObjectId;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tesela_node_image::durable;
+use tesela_runtime::durable;
 
 /// The file of numbers: a line `next N`, then lines `NUMBER NAME`.
 pub struct Numbers {
