@@ -11,5 +11,6 @@ pub mod hpc;
 pub mod load;
 pub mod migrate;
 pub mod port;
+pub mod sntp;
 pub mod tools;
 pub mod wire;

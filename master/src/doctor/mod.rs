@@ -120,7 +120,7 @@ fn needed(cluster: &Cluster) -> Vec<Packet> {
         // Whoever asks for an address has none, and asks all.
         Packet { other: Some(Ipv4Addr::UNSPECIFIED), own: Ipv4Addr::BROADCAST, ..packet(true, 67, "DHCP") },
         packet(true, 69, "TFTP"),
-        packet(true, clock::SNTP_PORT, "the time"),
+        packet(true, tesela_runtime::sntp::PORT, "the time"),
         packet(false, master.http_port, "HTTP"),
         packet(false, NFS_PORT, "NFS"),
         packet(false, CONTROL_PORT, "keys and agents"),

@@ -39,8 +39,6 @@ const SCOUT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// RFC 1833.
 const PORTMAPPER_PORT: u16 = 111;
-/// RFC 5905.
-const SNTP_PORT: u16 = 123;
 /// RFC 1350.
 const TFTP_PORT: u16 = 69;
 
@@ -271,7 +269,7 @@ fn spawn_portmapper(nfs: SocketAddr, tasks: &TaskTracker, stop: &CancellationTok
 
 /// Nodes take the time from whatever serves it here; another time server does as well.
 fn spawn_time(address: Ipv4Addr, tasks: &TaskTracker, stop: &CancellationToken) {
-    match listen::udp("SNTP", SocketAddr::from((address, SNTP_PORT))) {
+    match listen::udp("SNTP", SocketAddr::from((address, tesela_runtime::sntp::PORT))) {
         Ok(socket) => {
             let stop = stop.clone();
             tasks.spawn(async move {

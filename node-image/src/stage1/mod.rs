@@ -6,4 +6,5 @@ pub mod dhcp;
 pub mod fuzz;
 pub mod http;
 pub mod modules;
-pub mod sntp;
+
+pub use tesela_runtime::sntp;

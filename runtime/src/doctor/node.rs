@@ -11,6 +11,7 @@ use super::members::Other;
 use super::{Finding, Report, agent, clock, firewall, hosts, kernel, members, network, read};
 use crate::agent::{Config, Peer};
 use crate::discovery::{self, Map};
+use crate::sntp;
 use crate::wire::local::{self, Answer, Node, Request};
 
 /// How long an agent may take to answer.
@@ -73,7 +74,7 @@ fn towards_master(config: &Config, address: Option<Ipv4Addr>) -> Vec<Finding> {
             .collect();
         found.push(members::master(master, &services));
     }
-    let ahead = clock::ask(master, clock::SNTP_PORT).map_err(|error| error.to_string());
+    let ahead = clock::ask(master, sntp::PORT).map_err(|error| error.to_string());
     found.push(clock::against_master(ahead));
     found
 }

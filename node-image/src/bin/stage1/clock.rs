@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_settime};
 use tesela_node_image::stage1::sntp;
@@ -15,29 +15,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Asks the master for the time and sets the clock; gives by how many seconds it was wrong.
 pub fn set_from(master: Ipv4Addr) -> io::Result<f64> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.connect((master, 123))?;
+    socket.connect((master, sntp::PORT))?;
     socket.set_read_timeout(Some(ANSWER_LIMIT))?;
     let mut last = io::Error::from(io::ErrorKind::TimedOut);
     for _ in 0..TRIES {
-        match ask(&socket) {
+        match sntp::ask(&socket, uptime().to_be_bytes()) {
             Ok(time) => return set(time),
             Err(error) => last = error,
         }
     }
     Err(last)
-}
-
-fn ask(socket: &UdpSocket) -> io::Result<Duration> {
-    let mark = uptime().to_be_bytes();
-    let sent = Instant::now();
-    socket.send(&sntp::request(mark))?;
-    let mut reply = [0; sntp::PACKET];
-    loop {
-        let length = socket.recv(&mut reply)?;
-        if let Some(answer) = sntp::answer(&reply[..length], mark) {
-            return answer.map(|time| time + sent.elapsed() / 2).map_err(io::Error::other);
-        }
-    }
 }
 
 fn set(time: Duration) -> io::Result<f64> {

@@ -1,7 +1,11 @@
-//! The packets of an SNTP client (RFC 4330).
+//! An SNTP client (RFC 4330): what stage1 sets the clock by, and `doctor` looks at it by.
 
-use std::time::Duration;
+use std::io;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
+/// RFC 5905.
+pub const PORT: u16 = 123;
 /// Octets of a packet without extensions.
 pub const PACKET: usize = 48;
 /// Seconds from 1900 to 1970.
@@ -38,6 +42,22 @@ pub fn answer(packet: &[u8], mark: [u8; 8]) -> Option<Result<Duration, NotSet>> 
     let seconds = if seconds < NTP_TO_UNIX { seconds + (1 << 32) } else { seconds };
     let nanos = (u64::from(field(44)) * 1_000_000_000) >> 32;
     Some(Ok(Duration::from_secs(seconds - NTP_TO_UNIX) + Duration::from_nanos(nanos)))
+}
+
+/// Asks the server to which this socket is connected for the time since 1970, as it is when this returns.
+///
+/// # Errors
+/// Those of the socket, its time limit among them; [`NotSet`].
+pub fn ask(socket: &UdpSocket, mark: [u8; 8]) -> io::Result<Duration> {
+    let sent = Instant::now();
+    socket.send(&request(mark))?;
+    let mut reply = [0; PACKET];
+    loop {
+        let length = socket.recv(&mut reply)?;
+        if let Some(answer) = self::answer(&reply[..length], mark) {
+            return answer.map(|time| time + sent.elapsed() / 2).map_err(io::Error::other);
+        }
+    }
 }
 
 #[cfg(test)]
