@@ -59,7 +59,8 @@ fn answer(request: Request) -> Answer {
                     multicast: None,
                 }
             };
-            Answer::Nodes { own: NodeId(11), nodes: vec![node(11), node(12)] }
+            let gone = vec![Node { up: false, age_ms: None, load: None, ..node(10) }];
+            Answer::Nodes { own: NodeId(11), nodes: vec![node(11), node(12)], gone }
         }
         request => Answer::Failed { reason: format!("{request:?} is not expected") },
     }
@@ -161,6 +162,11 @@ fn on_pipe(words: &[&str], socket: &Path) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
+/// The line of the nodes' numbers.
+fn numbers(picture: &str) -> &str {
+    picture.lines().find(|line| line.starts_with("Node #")).unwrap()
+}
+
 #[test]
 fn where_there_is_no_terminal_it_is_text() {
     let place = tempfile::tempdir().unwrap();
@@ -168,11 +174,13 @@ fn where_there_is_no_terminal_it_is_text() {
     for words in [&["mosmon", "-t"][..], &["mon", "-t", "--once"]] {
         let picture = on_pipe(words, &socket);
         assert!(
-            picture.starts_with("LOAD ") && picture.contains("Total: 2 of 2 nodes up, 4 CPUs\n"),
+            picture.starts_with("LOAD ") && picture.contains("Total: 2 of 3 nodes up, 4 CPUs\n"),
             "{picture}"
         );
-        assert!(picture.contains("\nNode #"), "{picture}");
+        assert!(numbers(&picture).split_whitespace().eq(["Node", "#", "11", "12"]), "{picture}");
     }
+    let picture = on_pipe(&["mosmon", "-d"], &socket);
+    assert!(numbers(&picture).split_whitespace().eq(["Node", "#", "10", "11", "12"]), "{picture}");
     for words in [&["mtop"][..], &["mtop", "-b", "-n", "1"]] {
         let table = on_pipe(words, &socket);
         assert!(table.starts_with("mtop: up ") && table.contains("    PID NODE USER"), "{table}");

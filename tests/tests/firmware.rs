@@ -19,7 +19,7 @@ master:
 images:
   base: {from: debian:bookworm, packages: [openssh-server]}
 profiles:
-  node: {image: base, root: nfs, kernel args: [console=ttyS0, no_timer_check]}
+  node: {image: base, root: nfs}
   memory: {inherits: [node], root: ram}
 nodes:
   n1: {address: 10.77.0.11, profile: node}

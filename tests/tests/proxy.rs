@@ -17,7 +17,7 @@ master:
 images:
   base: {from: debian:bookworm, packages: [openssh-server]}
 profiles:
-  node: {image: base, root: nfs, kernel args: [console=ttyS0, no_timer_check]}
+  node: {image: base, root: nfs}
 nodes:
   n1: {profile: node}
 ";

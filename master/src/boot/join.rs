@@ -3,7 +3,6 @@
 use tesela_runtime::enroll::join::JoinToken;
 
 use super::Site;
-use crate::cluster::Boot;
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +28,7 @@ impl Site {
     pub fn join_token(&self, name: &str) -> Result<JoinToken, JoinError> {
         let generation = self.current();
         let node = generation.node(name).ok_or_else(|| JoinError::Unknown(name.to_owned()))?;
-        if node.settings().boot.value != Boot::Disk {
+        if !node.has_own_system() {
             return Err(JoinError::Boots(name.to_owned()));
         }
         let ca = self.keys().ca_sha256.parse().map_err(JoinError::Ca)?;

@@ -22,8 +22,8 @@ pub struct Amendment {
 pub enum Said {
     /// In the place of another.
     Value(String),
-    /// At the end of a list.
-    Item(String),
+    /// Each an item more of a list.
+    Items(Vec<&'static str>),
 }
 
 /// The text with all that said. It is for the caller to parse it again.
@@ -89,28 +89,30 @@ fn amend_entry(text: &str, entry: &Entry<'_>, settings: &[(&str, Said)]) -> Vec<
             (Some(known), Said::Value(value)) => {
                 edits.push((known.value.span.start..known.value.span.end, value.clone()));
             }
-            (Some(known), Said::Item(item)) => edits.push(match &known.value.kind {
+            (Some(known), Said::Items(items)) => edits.push(match &known.value.kind {
                 Kind::List(list) => match list.last() {
                     // With an item a line.
                     Some(last) if !text[known.value.span.start..].starts_with('[') => {
                         let at = line_end(text, last.span.end);
                         let dash = text[..last.span.start].rfind('-').unwrap_or(last.span.start);
                         let start = text[..dash].rfind('\n').map_or(0, |at| at + 1);
-                        (at..at, format!("{}- {item}\n", &text[start..dash]))
+                        let line = |item: &&str| format!("{}- {item}\n", &text[start..dash]);
+                        (at..at, items.iter().map(line).collect())
                     }
                     _ => {
                         let at = known.value.span.start + 1;
-                        (at..at, if list.is_empty() { item.clone() } else { format!("{item}, ") })
+                        let items = items.join(", ");
+                        (at..at, if list.is_empty() { items } else { format!("{items}, ") })
                     }
                 },
                 Kind::Scalar(_) => {
                     let one = known.value.span.start..known.value.span.end;
-                    (one.clone(), format!("[{}, {item}]", &text[one]))
+                    (one.clone(), format!("[{}, {}]", &text[one], items.join(", ")))
                 }
                 _ => {
                     let colon =
                         known.key_span.end + text[known.key_span.end..].find(':').map_or(0, |at| at + 1);
-                    (colon..colon.max(known.value.span.end), format!(" [{item}]"))
+                    (colon..colon.max(known.value.span.end), format!(" [{}]", items.join(", ")))
                 }
             }),
         }
@@ -134,7 +136,7 @@ fn amend_entry(text: &str, entry: &Entry<'_>, settings: &[(&str, Said)]) -> Vec<
 fn pairs(settings: &[(&str, Said)]) -> impl Iterator<Item = String> {
     settings.iter().map(|(key, said)| match said {
         Said::Value(value) => format!("{key}: {value}"),
-        Said::Item(item) => format!("{key}: [{item}]"),
+        Said::Items(items) => format!("{key}: [{}]", items.join(", ")),
     })
 }
 
@@ -152,7 +154,7 @@ mod tests {
             node: "n3".into(),
             settings: vec![
                 ("trusted", Said::Value("true".into())),
-                ("kernel args", Said::Item("console=ttyS0".into())),
+                ("kernel args", Said::Items(vec!["console=ttyS0", "panic=-1"])),
             ],
         };
         let text = amend_nodes(&format!("{head}{nodes}"), &[said]).unwrap();
@@ -165,46 +167,46 @@ mod tests {
             // Nothing of its own: a line that refines the range.
             (
                 "nodes:\n  n[1-4]: {profile: node} # all\npools: {}\n",
-                "nodes:\n  n[1-4]: {profile: node} # all\n  n3:     {trusted: true, kernel args: [console=ttyS0]}\npools: {}\n",
+                "nodes:\n  n[1-4]: {profile: node} # all\n  n3:     {trusted: true, kernel args: [console=ttyS0, panic=-1]}\npools: {}\n",
             ),
             (
                 "nodes: {\"n[1-4]\": {profile: node}}\n",
-                "nodes: {n3: {trusted: true, kernel args: [console=ttyS0]}, \"n[1-4]\": {profile: node}}\n",
+                "nodes: {n3: {trusted: true, kernel args: [console=ttyS0, panic=-1]}, \"n[1-4]\": {profile: node}}\n",
             ),
             // An entry in braces.
             (
                 "nodes:\n  n3: {profile: node}   # third\n",
-                "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0], profile: node}   # third\n",
+                "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0, panic=-1], profile: node}   # third\n",
             ),
             (
                 "nodes:\n  n3: {trusted: false, kernel args: [quiet]}\n",
-                "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0, quiet]}\n",
+                "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0, panic=-1, quiet]}\n",
             ),
             (
                 "nodes:\n  n3: {kernel args: []}\n",
-                "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0]}\n",
+                "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0, panic=-1]}\n",
             ),
             // An entry with a key a line.
             (
                 "nodes:\n  n3:\n    profile: node\n    trusted: no # yet\n    kernel args:\n      - quiet\n  n4: {profile: node}\n",
-                "nodes:\n  n3:\n    profile: node\n    trusted: true # yet\n    kernel args:\n      - quiet\n      - console=ttyS0\n  n4: {profile: node}\n",
+                "nodes:\n  n3:\n    profile: node\n    trusted: true # yet\n    kernel args:\n      - quiet\n      - console=ttyS0\n      - panic=-1\n  n4: {profile: node}\n",
             ),
             (
                 "nodes:\n  n3:\n    profile: node\n",
-                "nodes:\n  n3:\n    trusted: true\n    kernel args: [console=ttyS0]\n    profile: node\n",
+                "nodes:\n  n3:\n    trusted: true\n    kernel args: [console=ttyS0, panic=-1]\n    profile: node\n",
             ),
             (
                 "nodes:\n  n3: {kernel args: quiet}\n",
-                "nodes:\n  n3: {trusted: true, kernel args: [quiet, console=ttyS0]}\n",
+                "nodes:\n  n3: {trusted: true, kernel args: [quiet, console=ttyS0, panic=-1]}\n",
             ),
             (
                 "nodes:\n  n3:\n    kernel args:\n    trusted: false\n",
-                "nodes:\n  n3:\n    kernel args: [console=ttyS0]\n    trusted: true\n",
+                "nodes:\n  n3:\n    kernel args: [console=ttyS0, panic=-1]\n    trusted: true\n",
             ),
             // Nothing said of it, and no nodes.
-            ("nodes:\n  n3:\n", "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0]}\n"),
-            ("nodes:\n  n3: ~\n", "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0]}\n"),
-            ("", "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0]}\n"),
+            ("nodes:\n  n3:\n", "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0, panic=-1]}\n"),
+            ("nodes:\n  n3: ~\n", "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0, panic=-1]}\n"),
+            ("", "nodes:\n  n3: {trusted: true, kernel args: [console=ttyS0, panic=-1]}\n"),
         ] {
             assert_eq!(amended(before), after);
         }

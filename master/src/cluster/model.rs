@@ -259,6 +259,11 @@ impl Node {
     pub fn settings(&self) -> &Settings {
         &self.choices[0].settings
     }
+
+    /// Whether it has its own system on its disk, and becomes a member by `teselad join`.
+    pub fn has_own_system(&self) -> bool {
+        self.settings().boot.value == Boot::Disk
+    }
 }
 
 impl Cluster {

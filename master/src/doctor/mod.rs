@@ -92,7 +92,7 @@ fn of_machine(cluster: &Cluster, runs: bool) -> Vec<Finding> {
         found.push(services::listen(own, &tcp));
     } else {
         let tcp = tcp.map(|(name, port)| (name, Protocol::Tcp, port));
-        let udp = [("DHCP", Protocol::Udp, 67), ("TFTP", Protocol::Udp, 69)];
+        let udp = [("DHCP", Protocol::Udp, 67), ("DHCP", Protocol::Udp, 4011), ("TFTP", Protocol::Udp, 69)];
         let held = tcp.into_iter().chain(udp).filter_map(|(name, protocol, port)| {
             Some((name, protocol, port, ports::who_holds(protocol, port)?))
         });
@@ -150,9 +150,7 @@ fn as_member(cluster: &Cluster, socket: &Path) -> Vec<Finding> {
     match Config::read(&path) {
         Ok(config) => {
             let own_socket = config.socket();
-            let member = node::of_member(&config, &own_socket, "tesela-member", config.address);
-            // Numbers are looked at with cluster.yaml already.
-            found.extend(member.into_iter().filter(|found| found.what != "numbers"));
+            found.extend(node::of_member(&config, &own_socket, "tesela-member", config.address));
         }
         Err(error) => found.push(Finding::fail(
             "agent",

@@ -19,6 +19,8 @@ pub(super) struct Seen {
     pub trouble: Option<String>,
     /// Its agent's version.
     pub agent: Option<String>,
+    /// It has its own system, and becomes a member by `teselad join`.
+    pub joins: bool,
     /// Its clock, in milliseconds ahead of the master's.
     pub ahead_ms: Option<i64>,
 }
@@ -32,6 +34,7 @@ impl Seen {
             stage: state.map(|state| state.stage),
             stuck: state.is_some_and(|state| state.overran == Some(state.stage)),
             trouble: node.trouble.clone().or_else(|| state?.failure.clone()),
+            joins: node.has_own_system,
             agent: member.and_then(|state| state.agent.clone()),
             ahead_ms: member.and_then(|state| state.vitals?.ahead_ms),
         }
@@ -78,7 +81,12 @@ pub(super) fn stages(nodes: &[Seen]) -> Vec<Finding> {
             "switch them on; one that is on has no network, or no agent: `doctor` there says what is wrong";
         found.push(Finding::warn(WHAT, format!("down: {names}"), mend));
     }
-    if let Some(names) = named(&|node| node.stage.is_none()) {
+    if let Some(names) = named(&|node| node.stage.is_none() && node.joins) {
+        let mend = "`tesela node token NODE` here prints what `teselad join` on that machine needs; where it has joined, \
+                    `teselad doctor` there says what is wrong";
+        found.push(Finding::warn(WHAT, format!("never heard of, each with its own system: {names}"), mend));
+    }
+    if let Some(names) = named(&|node| node.stage.is_none() && !node.joins) {
         let mend = "switch them on, with network boot first; a machine that cluster.yaml does not know is in `tesela node \
                     list --unknown`, and `tesela node accept` makes it one of these";
         found.push(Finding::warn(WHAT, format!("never heard of: {names}"), mend));
@@ -125,7 +133,8 @@ pub(super) fn versions(own: &str, nodes: &[Seen]) -> Finding {
     Finding::fail(
         WHAT,
         format!("this master has {own}, and {}", list(other)),
-        "the agent is a part of the image: `tesela image build`, then boot these nodes again",
+        "the agent is a part of the image: `tesela image build`, then boot these nodes again; a machine that has joined \
+         has its own: copy this master's teselad there",
     )
 }
 
@@ -163,6 +172,7 @@ mod tests {
             node("n5", Some(Stage::Down)),
             node("n6", None),
             node("n7", None),
+            Seen { joins: true, ..node("n9", None) },
         ];
         let told = |verdict, text: &str| (verdict, text.to_owned());
         assert_eq!(
@@ -172,6 +182,7 @@ mod tests {
                 told(Fail, "n3 is stuck in stage dhcp"),
                 told(Fail, "members whose agents are not heard of: n4"),
                 told(Warn, "down: n5"),
+                told(Warn, "never heard of, each with its own system: n9"),
                 told(Warn, "never heard of: n6, n7"),
             ]
         );

@@ -265,6 +265,24 @@ impl Inventory {
 
     /// A node reached a stage. A stage before the present one is the start of another boot ([`Stage::told`]).
     pub fn reached(&self, node: &str, stage: Stage, machine: &Sighting, what: &str) {
+        self.reach(node, stage, Some(machine.mac), machine.address, machine.firmware.clone(), what);
+    }
+
+    /// The agent of a node is here. Of a machine that was never seen to boot the hardware address may not be known: the
+    /// one beyond a router has none here.
+    pub fn joined(&self, node: &str, mac: Option<Mac>, address: Ipv4Addr, what: &str) {
+        self.reach(node, Stage::Member, mac, Some(address), None, what);
+    }
+
+    fn reach(
+        &self,
+        node: &str,
+        stage: Stage,
+        mac: Option<Mac>,
+        address: Option<Ipv4Addr>,
+        firmware: Option<String>,
+        what: &str,
+    ) {
         let now = Timestamp::now();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let known = state.nodes.get(node);
@@ -274,9 +292,9 @@ impl Inventory {
             (Told::On | Told::Again, Some(known)) => known.clone(),
             _ => NodeState::new(stage, now),
         };
-        next.mac = Some(machine.mac);
-        next.address = machine.address.or(next.address);
-        next.firmware = machine.firmware.clone().or(next.firmware);
+        next.mac = mac.or(next.mac);
+        next.address = address.or(next.address);
+        next.firmware = firmware.or(next.firmware);
         if told != Told::Again {
             (next.stage, next.since) = (stage, now);
         }
@@ -287,7 +305,7 @@ impl Inventory {
         self.write(store::Write::Node(node.into(), next.clone()));
         state.nodes.insert(node.into(), next);
         if told != Told::Again {
-            self.event(Some(node), Some(machine.mac), Some(stage), what.into());
+            self.event(Some(node), mac, Some(stage), what.into());
         }
     }
 
@@ -547,6 +565,20 @@ mod tests {
         assert_eq!(state.failure.as_deref(), Some("no kernel"));
         let texts: Vec<_> = inventory.history(Some("n1"), 10).unwrap().into_iter().map(|e| e.text).collect();
         assert_eq!(texts, ["asked for an address", "fetched undionly.kpxe", "no kernel"]);
+    }
+
+    #[test]
+    fn a_machine_that_was_never_seen_to_boot_is_a_member_without_a_hardware_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let inventory = Inventory::open(&dir.path().join("tesela.db")).unwrap();
+        let address = Ipv4Addr::new(192, 0, 2, 7);
+        inventory.joined("n1", None, address, "is a member");
+        let state = inventory.node("n1").unwrap();
+        assert_eq!((state.stage, state.mac, state.address), (Stage::Member, None, Some(address)));
+        // What is known of it stays known.
+        inventory.reached("n1", Stage::Dhcp, &machine(), "asks for an address");
+        inventory.joined("n1", None, address, "is a member");
+        assert_eq!(inventory.node("n1").unwrap().mac, Some(machine().mac));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The cluster.yaml of the lab: the given one, in which each virtual machine is one of its nodes.
 //!
 //! Of each node that is a machine three things are said: the machine's hardware address where the file has
-//! none, its console on the serial line, and `trusted`, as lab nodes are. All else stays as it was written,
+//! none, what its kernel is to be told here, and `trusted`, as lab nodes are. All else stays as it was written,
 //! ranges among it: nodes of them can still be given to unknown machines.
 
 use super::Error;
 use super::machine::Machine;
 use crate::cluster::{Amendment, Boot, Cluster, Node, Said, amend_nodes};
 
-const CONSOLE: &str = "console=ttyS0";
+/// What the kernel of a virtual machine is told: its console is the serial line; and an emulated processor may stand still
+/// while the kernel compares its clocks, which that takes for a broken timer.
+const ARGS: [&str; 2] = ["console=ttyS0", "no_timer_check"];
 
 /// The nodes that a lab can run: those that boot over the network, in the order of the file.
 pub fn network_nodes(cluster: &Cluster) -> Vec<&Node> {
@@ -27,9 +29,10 @@ fn amendment(node: &Node, machine: &Machine) -> Amendment {
     let settings = node.settings();
     let mac = node.mac.is_none().then(|| ("mac", Said::Value(machine.mac.to_string())));
     let trusted = (!settings.trusted.value).then(|| ("trusted", Said::Value("true".to_owned())));
-    let has_console = settings.kernel_args.value.iter().any(|arg| arg == CONSOLE);
-    let console = (!has_console).then(|| ("kernel args", Said::Item(CONSOLE.to_owned())));
-    Amendment { node: node.name.clone(), settings: mac.into_iter().chain(trusted).chain(console).collect() }
+    let is_said = |wanted: &&str| settings.kernel_args.value.iter().any(|arg| arg == wanted);
+    let missing: Vec<&str> = ARGS.into_iter().filter(|wanted| !is_said(wanted)).collect();
+    let args = (!missing.is_empty()).then_some(("kernel args", Said::Items(missing)));
+    Amendment { node: node.name.clone(), settings: mac.into_iter().chain(trusted).chain(args).collect() }
 }
 
 #[cfg(test)]
@@ -67,7 +70,7 @@ mod tests {
         let n3 = derived.node("n3").unwrap();
         assert_eq!(n3.mac.as_ref().unwrap().value.0[5], 3);
         assert!(n3.settings().trusted.value);
-        assert_eq!(n3.settings().kernel_args.value, ["mitigations=off", CONSOLE]);
+        assert_eq!(n3.settings().kernel_args.value, ["mitigations=off", ARGS[0], ARGS[1]]);
         assert!(derived.node("n2").unwrap().mac.is_none());
         assert!(!derived.node("n2").unwrap().settings().trusted.value);
         // What was written stays, and nodes of a range can still be given a machine.
@@ -88,7 +91,7 @@ mod tests {
         let (before, after) = (given.node("n1").unwrap().settings(), derived.node("n1").unwrap().settings());
         assert_eq!(before.writes.value, after.writes.value);
         assert_eq!(before.dns.value, after.dns.value);
-        for arg in ["mitigations=off", "quiet", CONSOLE] {
+        for arg in ["mitigations=off", "quiet", ARGS[0], ARGS[1]] {
             assert!(after.kernel_args.value.iter().any(|other| other == arg), "{arg}");
         }
     }

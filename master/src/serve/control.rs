@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tesela_runtime::agent::Peer;
+use tesela_runtime::agent::{Config, Peer};
 use tesela_runtime::wire::{Heartbeat, Hello};
 
 use super::own_agent;
 use crate::boot::{Site, Tokens, neighbour};
-use crate::cluster::{Boot, Node};
+use crate::cluster::Node;
 use crate::control::{Agents, Member, Members};
 use crate::inventory::{Stage, Timestamp, Vitals};
 use crate::keys::Keys;
@@ -38,11 +38,6 @@ impl Tokens for TokensOf {
 /// The site as the control port asks it.
 pub(super) struct MembersOf(pub(super) Arc<Site>);
 
-/// Whether a machine joins as this node.
-fn boots_itself(node: &Node) -> bool {
-    node.settings().boot.value == Boot::Disk
-}
-
 impl MembersOf {
     fn member(&self, name: String, address: Ipv4Addr, joins: bool) -> Member {
         let cluster = &self.0.current().cluster.name;
@@ -53,13 +48,13 @@ impl MembersOf {
 impl Members for MembersOf {
     fn at(&self, address: Ipv4Addr) -> Option<Member> {
         let name = self.0.node_at(address)?;
-        let joins = self.0.current().node(&name).is_some_and(boots_itself);
+        let joins = self.0.current().node(&name).is_some_and(Node::has_own_system);
         Some(self.member(name, address, joins))
     }
 
     fn joining(&self, node: &str, address: Ipv4Addr) -> Option<Member> {
         let generation = self.0.current();
-        let node = generation.node(node).filter(|node| boots_itself(node))?;
+        let node = generation.node(node).filter(|node| node.has_own_system())?;
         // Not at the address of another one, which hangs on it.
         let here = self.0.node_at(address).is_none_or(|other| other == node.name)
             && node.address.as_ref().is_none_or(|fixed| fixed.value == address);
@@ -67,19 +62,18 @@ impl Members for MembersOf {
     }
 
     fn agent_config(&self, node: &str) -> Result<String, String> {
-        const PATH: &str = "/etc/tesela/teselad.json";
         let node = self.0.current().node(node).cloned().ok_or("it is no node any more")?;
         let files = self.0.rendered(&node).map_err(|error| error.to_string())?;
         let config = files.into_iter().find_map(|file| match file.content {
-            Content::File(octets) if file.path == PATH => String::from_utf8(octets.to_vec()).ok(),
+            Content::File(octets) if file.path == Config::PATH => String::from_utf8(octets.to_vec()).ok(),
             _ => None,
         });
-        config.ok_or_else(|| format!("no template renders {PATH}"))
+        config.ok_or_else(|| format!("no template renders {}", Config::PATH))
     }
 
     fn peers(&self, node: &str) -> Option<Vec<Peer>> {
         let generation = self.0.current();
-        generation.node(node).filter(|node| boots_itself(node))?;
+        generation.node(node).filter(|node| node.has_own_system())?;
         Some(own_agent::peers(&generation))
     }
 
@@ -100,7 +94,7 @@ impl Members for MembersOf {
     fn joined(&self, node: &str, address: Ipv4Addr, hello: &Hello) {
         let state = self.0.inventory.node(node);
         let joined =
-            self.0.current().node(node).is_some_and(|node| boots_itself(node) && node.address.is_none());
+            self.0.current().node(node).is_some_and(|node| node.has_own_system() && node.address.is_none());
         if joined {
             self.0.hold(node, address, None);
         }
@@ -110,10 +104,8 @@ impl Members for MembersOf {
         });
         // A machine that nobody has seen boot is known by what it is called on the network.
         let mac = mac.or_else(|| neighbour(address.into()));
-        let Some(mac) = mac else { return };
-        let machine = self.0.sighting(mac, None, Some(address));
         let what = format!("is a member ({}, {})", hello.kernel, hello.version);
-        self.0.inventory.reached(node, Stage::Member, &machine, &what);
+        self.0.inventory.joined(node, mac, address, &what);
         self.0.inventory.agent_is(node, &hello.version);
     }
 

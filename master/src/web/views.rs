@@ -23,6 +23,8 @@ pub struct NodeView {
     pub mac: Option<Mac>,
     /// Whether `node accept` can give it a machine.
     pub is_free: bool,
+    /// Whether it has its own system on its disk, and becomes a member by `teselad join`.
+    pub has_own_system: bool,
     /// Where its boot is; `None` if it was never heard of.
     pub state: Option<NodeState>,
     /// What keeps it from its root, or from what is rendered for it.
@@ -46,6 +48,7 @@ impl NodeView {
             address: site.address_of(node).or(address.filter(is_nobodys)),
             mac: node.mac.as_ref().map(|mac| mac.value).or(mac.filter(is_its_own)),
             is_free: is_free(node),
+            has_own_system: node.has_own_system(),
             state,
             trouble: troubles.get(&node.name).cloned(),
         }

@@ -102,7 +102,7 @@ impl Balancer {
     /// Where a process would have most now, none: at home; and it is left alone no longer.
     ///
     /// # Errors
-    /// Nothing is known of the load.
+    /// It cannot be decided now; the log says why.
     pub async fn best_place(&self, pid: i32) -> Result<Option<Ipv4Addr>, MoveError> {
         let answered = {
             let (answer, answered) = oneshot::channel();
@@ -111,7 +111,7 @@ impl Balancer {
             state.asked.push((pid, answer));
             answered
         };
-        answered.await.map_err(|_| MoveError::Unmeasured)
+        answered.await.map_err(|_| MoveError::Undecided)
     }
 
     /// What moves and calls cost, as far as it is known, for whoever asks.
@@ -194,7 +194,10 @@ pub async fn keep(moves: Arc<Moves>) {
                 it.moves.balancer().turned.notify_waiters();
                 turned
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                it.moves.balancer().state().asked.clear();
+                Err(error.into())
+            }
         };
         let problem = turned.err().map(|error| error.to_string()).unwrap_or_default();
         if !problem.is_empty() && problem != last_problem {
@@ -206,6 +209,8 @@ pub async fn keep(moves: Arc<Moves>) {
 
 impl Loop {
     fn turn(&mut self, measured: Measured) -> Result<(), MoveError> {
+        // Who has asked waits no longer than this turn, whatever becomes of it.
+        let asked = std::mem::take(&mut self.moves.balancer().state().asked);
         let now = Instant::now();
         if now.saturating_duration_since(self.config.1) > CONFIG {
             self.config = (self.moves.config()?, now);
@@ -219,7 +224,6 @@ impl Loop {
         if self.moves.balancer().state().books.measure(measured, speed, status) && told.is_some() {
             self.neighbours.urge();
         }
-        let asked = std::mem::take(&mut self.moves.balancer().state().asked);
         if settings.stay && asked.is_empty() {
             return Ok(());
         }
@@ -280,7 +284,7 @@ impl Loop {
             pid,
             used: 0.0,
             runs: true,
-            memory: 0,
+            memory: self.histories.memory(pid),
             calls: 0.0,
             io: false,
             away,

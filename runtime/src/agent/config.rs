@@ -1,4 +1,4 @@
-//! `/etc/tesela/teselad.json` and `peers.json`, as the master renders them.
+//! `/etc/tesela/teselad.json` and `peers.json`, as the master renders them, or as `teselad join` writes them.
 
 use std::fs;
 use std::io;
@@ -29,7 +29,7 @@ pub struct Config {
     pub control_port: u16,
     /// TCP port of the master's HTTP, for `teselad report`.
     pub http_port: u16,
-    /// The directory where stage1 left the node's keys.
+    /// The directory with the node's keys, where stage1 or `teselad join` left them.
     #[serde(default = "Config::default_keys")]
     pub keys: PathBuf,
     /// The directory where the agent keeps its own files, in memory; none: that of the keys.
@@ -62,7 +62,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read {}: {source}; the master renders it at the boot of the node", path.display())]
+    #[error("cannot read {}: {source}; the master renders it at the boot of a node, and `teselad join` writes it on a machine with its own system", path.display())]
     Read {
         /// Which.
         path: PathBuf,

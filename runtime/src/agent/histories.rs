@@ -62,6 +62,12 @@ impl Histories {
         Self { known: HashMap::new(), second: f64::from(second), page: u64::from(page / 1024) }
     }
 
+    /// What a process of anybody's has in memory now, in KiB; 0: it has ended.
+    pub fn memory(&self, pid: i32) -> u64 {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|text| Stat::parse(&text));
+        stat.map_or(0, |stat| stat.pages * self.page)
+    }
+
     /// Looks at all processes of users. `hints` tells what one is said to be like.
     ///
     /// # Errors

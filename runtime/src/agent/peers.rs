@@ -1,4 +1,5 @@
-//! The nodes of the cluster, as the master lists them in `/etc/tesela/peers.json`.
+//! The nodes of the cluster, as the master lists them in `/etc/tesela/peers.json`, or says by the agent's channel to one
+//! that it does not boot.
 
 use std::net::Ipv4Addr;
 

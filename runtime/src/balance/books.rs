@@ -30,6 +30,9 @@ const NODE_PAUSE: Duration = Duration::from_secs(4);
 /// How long a process is left alone that its user has sent somewhere.
 const BY_HAND: Duration = Duration::from_secs(60);
 
+/// How long a process that was moved to share the load does not go back where it was.
+const BACK: Duration = Duration::from_secs(30);
+
 /// Octets whose sending says how fast memory is sent: of less the other node's own files, which it reads meanwhile, could
 /// take as long.
 const ENOUGH: u64 = 16 << 20;
@@ -90,6 +93,8 @@ pub struct Books {
     pauses: HashMap<Whom, (Duration, Duration)>,
     /// Since when processes are where they are.
     since: HashMap<i32, (Ipv4Addr, Duration)>,
+    /// When processes have left places. None: home.
+    left: HashMap<(i32, Option<Ipv4Addr>), Duration>,
     costs: Costs,
 }
 
@@ -146,6 +151,7 @@ impl Books {
     ) -> Option<View> {
         self.made.retain(|change| now.saturating_sub(change.when) < OLD);
         self.pauses.retain(|_, (until, pause)| *until + *pause > now);
+        self.left.retain(|_, when| now.saturating_sub(*when) < BACK);
         let mut home = self.own(address)?;
         // What is used here falls at once, and what others tell rises at once.
         let [quick, slow] = SHOWS;
@@ -168,7 +174,7 @@ impl Books {
             self.take_up_memory(now, &mut place, Some(address), age);
             Place { running: (place.running + unseen).max(0.0), ..place }
         });
-        Some(View { home, others: others.collect(), stay })
+        Some(View { home, others: others.collect(), stay, left: self.left.keys().copied().collect() })
     }
 
     /// Takes into account the memory that comes to a place and goes from it, and that what it told does not show yet.
@@ -248,6 +254,7 @@ impl Books {
         if let Some(UnderWay { from, to, memory, .. }) = self.arrived(it) {
             let change = |at, came| Change { at, came, when: now, memory };
             self.made.extend([change(from, false), change(to, true)]);
+            self.left.insert((it.pid, from), now);
         }
         self.pauses.remove(&Whom::Process(it.pid));
         if let Some(to) = it.to {

@@ -7,11 +7,12 @@
 //! with little memory go first.
 //!
 //! Nothing bounces: no process gains by a move once all nodes give about the same, one more process on the other node
-//! counted. And nothing floods a node that looks idle: what was sent there counts until its load shows it
+//! counted; and where the load changes faster than that, none goes back where it has just been ([`View::left`]). And nothing floods a node that looks idle: what was sent there counts until its load shows it
 //! ([`Place::running`] is for the caller to keep right), and the node itself has the last word ([`would_take`]).
 //!
 //! Memory comes before load: a node that is about to swap sends its biggest process to one that has room.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -114,6 +115,8 @@ pub struct View {
     pub others: Vec<Place>,
     /// Nothing leaves this node to share its load.
     pub stay: bool,
+    /// Processes, each with a place that it has left of late: none goes back there. No place: home.
+    pub left: HashSet<(i32, Option<Ipv4Addr>)>,
 }
 
 impl View {
@@ -188,8 +191,11 @@ fn best(view: &View, candidates: &[Candidate], costs: &Costs) -> Option<(usize, 
         let away = away.filter(|place| Some(place.address) != candidate.away);
         let away = away.filter(|place| fits(place, candidate.memory));
         let away = away.map(|place| (Some(place.address), place.gives(1.0) / costs.away(candidate)));
+        // Who turns out to call home all the time is best there, whatever the load.
+        let calls = costs.away(candidate) > GAIN;
         for (to, gets) in home.into_iter().chain(away) {
-            if gets < has * GAIN {
+            let back = view.left.contains(&(candidate.pid, to)) && !(calls && to.is_none());
+            if gets < has * GAIN || back {
                 continue;
             }
             let gain = candidate.used / has - candidate.used / gets - costs.of_move(candidate.memory);

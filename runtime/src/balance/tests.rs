@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ fn job(pid: i32, used: f64) -> Candidate {
 
 fn view(home: f64, others: &[f64]) -> View {
     let others = others.iter().zip(2..).map(|(running, number)| place(number, 1.0, *running)).collect();
-    View { home: place(1, 1.0, home), others, stay: false }
+    View { home: place(1, 1.0, home), others, stay: false, left: HashSet::new() }
 }
 
 fn jobs(count: i32) -> Vec<Candidate> {
@@ -92,6 +93,29 @@ fn one_that_is_away_comes_home_or_goes_on_where_it_is_better() {
     assert_eq!(decided(&view(0.0, &[1.0]), talks), Some(None));
     let unknown = Candidate { away: Some(Ipv4Addr::new(10, 0, 0, 9)), ..away };
     assert_eq!(decided(&view(0.0, &[3.0]), unknown), None, "nothing is known of that node");
+}
+
+#[test]
+fn nobody_goes_back_where_it_has_just_been() {
+    let second = Some(Ipv4Addr::new(10, 0, 0, 2));
+    let third = Some(Ipv4Addr::new(10, 0, 0, 3));
+    let decided = |of: &View, candidate| {
+        let moves = decide(of, &[candidate], &Costs::default(), 9);
+        moves.first().map(|it| it.to)
+    };
+    let mut of = View { left: HashSet::from([(1, second)]), ..view(4.0, &[0.0, 1.0]) };
+    assert_eq!(decided(&of, job(1, 10.0)), Some(third));
+    assert_eq!(decided(&of, job(2, 10.0)), Some(second), "another one may");
+    of.left.insert((1, third));
+    assert_eq!(decided(&of, job(1, 10.0)), None);
+    assert_eq!(best_place(&of, &job(1, 10.0), &Costs::default()), second, "but where its user wants it");
+    let away = Candidate { away: second, ..job(1, 10.0) };
+    let of = View { left: HashSet::from([(1, None)]), ..view(0.0, &[3.0, 1.0]) };
+    assert_eq!(decided(&of, away), Some(third), "home would give more");
+    let of = View { left: HashSet::from([(1, None)]), ..view(0.0, &[3.0]) };
+    assert_eq!(decided(&of, away), None);
+    let talks = Candidate { calls: 100_000.0, ..away };
+    assert_eq!(decided(&of, talks), Some(None), "only home spares it its calls");
 }
 
 #[test]

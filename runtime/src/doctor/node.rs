@@ -28,7 +28,8 @@ pub fn look(config: &Path, socket: Option<&Path>) -> Report {
             config.address.or_else(|| read::leaving_with(config.master).ok())
         }
         Err(error) => {
-            let mend = "a node has it by its boot from the master; on the master itself run `tesela doctor`";
+            let mend = "a node has it by its boot from the master, a machine with its own system by `teselad join`; on the \
+                        master itself run `tesela doctor`";
             found.push(Finding::fail("configuration", error, mend));
             None
         }
@@ -39,6 +40,8 @@ pub fn look(config: &Path, socket: Option<&Path>) -> Report {
             found.extend(towards_master(config, address));
             let own_socket = config.socket();
             found.extend(of_member(config, socket.unwrap_or(&own_socket), "teselad", address));
+            // Where they cannot be read that is told already.
+            found.extend(config.peers().ok().map(|peers| members::numbers(&numbered(&peers.0))));
         }
         Err(_) => {
             let socket = socket.unwrap_or(Path::new(local::SOCKET));
@@ -103,7 +106,6 @@ pub fn of_member(config: &Config, socket: &Path, unit: &str, address: Option<Ipv
     }
     match config.peers() {
         Ok(peers) => {
-            found.push(members::numbers(&numbered(&peers.0)));
             if !nodes.is_empty() {
                 let others = others(config, &peers.0, map.as_deref(), &nodes);
                 found.extend(members::all_there(&others, config.agents_port));

@@ -14,7 +14,8 @@ use ssh_key::{LineEnding, PrivateKey};
 use crate::durable;
 use crate::wire::{Enrolled, tls};
 
-/// The names of the files in the directory of keys, `/run/tesela` on a node.
+/// The names of the files in the directory of keys: `/run/tesela` on a node that boots from the master,
+/// [`super::join::KEYS`] on one that has joined.
 pub mod file {
     /// The node's TLS key (PKCS #8, PEM), mode 0600.
     pub const KEY: &str = "node.key";

@@ -1,11 +1,14 @@
-//! How a node that has just been powered on comes by its keys.
+//! How a node comes by its keys.
 //!
-//! stage1 makes two ed25519 keys in memory, one for TLS and one for ssh, and has the cluster's CA sign
+//! One that boots from the master: stage1 makes two ed25519 keys in memory, one for TLS and one for ssh, and has the cluster's CA sign
 //! them ([`enroll`]): over TLS to the CA whose fingerprint is on the kernel command line, with the
 //! one-time token that stands beside it, and from a source port below 1024, which no ordinary user of
 //! the node can have, though he could read the token. What comes of it is left in a directory of a
 //! tmpfs ([`NodeKeys::store`]) and is gone when the node is switched off; no private key is ever on the
 //! network, on a disk or in the root.
+//!
+//! One that the master does not boot does the same once, with a token that somebody types, and keeps its keys on its
+//! own disk ([`join`]).
 
 pub mod join;
 mod keys;
@@ -27,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What a node has to know to get its keys signed: all of it is on its kernel command line.
+/// What a node has to know to get its keys signed. It is on the kernel command line of one that boots from the master;
+/// on another it is in the token that is typed there ([`join::JoinToken`]).
 #[derive(Clone, Debug)]
 pub struct Enrolment {
     /// The node's name (`tesela.node=`).

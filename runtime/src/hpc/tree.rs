@@ -419,7 +419,7 @@ impl<S: Source> Tree<S> {
 
     fn nodes(&self, caller: Caller) -> Result<(NodeId, Vec<Node>), Errno> {
         match self.ask(caller, Request::Nodes {})? {
-            Answer::Nodes { own, nodes } => Ok((own, nodes)),
+            Answer::Nodes { own, nodes, .. } => Ok((own, nodes)),
             _ => Err(Errno::EIO),
         }
     }
@@ -523,7 +523,7 @@ mod tests {
             };
             let nodes = vec![node("10.0.0.1", "n1", None), node("10.0.10.220", "n2", Some(load))];
             Ok(match request {
-                Request::Nodes {} => Answer::Nodes { own: NodeId(1), nodes },
+                Request::Nodes {} => Answer::Nodes { own: NodeId(1), nodes, gone: Vec::new() },
                 Request::Settings {} => Answer::Settings(Settings::default()),
                 Request::Costs {} => Answer::Costs { move_us: 1, kib_per_second: 2, call_us: 3 },
                 Request::Map {} => Answer::Map { map: None },

@@ -230,10 +230,10 @@ pub(super) fn settings(socket: &Path) -> Result<Settings, Ended> {
     }
 }
 
-/// This node's number, and all nodes.
+/// This node's number, and all nodes that are there.
 pub(super) fn nodes(socket: &Path) -> Result<(NodeId, Vec<Node>), Ended> {
     match ask(socket, &Request::Nodes {})? {
-        Answer::Nodes { own, nodes } => Ok((own, nodes)),
+        Answer::Nodes { own, nodes, .. } => Ok((own, nodes)),
         answer => Err(other(&answer)),
     }
 }

@@ -9,11 +9,11 @@ use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Ended;
-use super::mosctl::{nodes, settings};
+use super::mosctl::settings;
 use super::screen::{Picture as _, show, text};
+use super::{Ended, ask, other};
 use crate::discovery::NodeId;
-use crate::wire::local::SOCKET;
+use crate::wire::local::{Answer, Request, SOCKET};
 use view::{Figure, Numbers, Seen, View};
 
 const USAGE: &str = "\
@@ -67,7 +67,12 @@ pub fn run(words: &[String]) -> Ended {
 
 fn look(socket: &Path) -> Result<Seen, Ended> {
     let yard = settings(socket)?.yard;
-    let (own, nodes) = nodes(socket)?;
+    let (own, mut nodes, gone) = match ask(socket, &Request::Nodes {})? {
+        Answer::Nodes { own, nodes, gone } => (own, nodes, gone),
+        answer => return Err(other(&answer)),
+    };
+    nodes.extend(gone);
+    nodes.sort_unstable_by_key(|node| (node.id, node.address));
     Ok(Seen { own, yard, nodes })
 }
 

@@ -21,7 +21,7 @@ pub fn run(words: &[String]) -> Ended {
         [word, ..] => return Ended::Usage(format!("`{word}` is not expected\n{USAGE}")),
     };
     match ask(&socket, &Request::Nodes {}) {
-        Ok(Answer::Nodes { own, nodes }) => {
+        Ok(Answer::Nodes { own, nodes, .. }) => {
             let first = nodes.iter().filter(|node| node.id == own);
             let others = nodes.iter().filter(|node| node.id != own);
             Ended::Done(format!("My Node-Id: {own:#06x}\n\n{}", table(first.chain(others))))

@@ -48,7 +48,7 @@ pub enum Request {
     Bring {},
     /// Send home all guests of this node, and let none in from now on.
     Expel {},
-    /// The nodes that this one knows.
+    /// The nodes of the cluster.
     Nodes {},
     /// Something in the name of a user; only root can.
     As {
@@ -268,8 +268,10 @@ pub enum Answer {
     Nodes {
         /// This node's own number.
         own: NodeId,
-        /// All, this one among them.
+        /// All that are there, this one among them.
         nodes: Vec<Node>,
+        /// Those of the cluster that are not there, as far as their addresses are known.
+        gone: Vec<Node>,
     },
     /// To [`Request::Costs`].
     Costs {

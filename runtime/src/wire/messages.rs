@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::Peer;
 
-/// What a node asks for at each boot, once its root can be mounted: signatures on the keys it has just
-/// made in memory.
+/// What a node asks for, at each boot once its root can be mounted, or as it joins: signatures on the keys that it
+/// has just made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollRequest {
-    /// The node's name, as `tesela.node=` on the kernel command line gives it.
+    /// The node's name, as `tesela.node=` on the kernel command line or the token that is typed gives it.
     pub node: String,
-    /// The one-time token of `tesela.token=`.
+    /// The one-time token of `tesela.token=`, or of `tesela node token`.
     pub token: String,
     /// A PKCS #10 request (RFC 2986, PEM), which proves that the node holds the private key. Of what it
     /// says only the public key is taken.

@@ -9,7 +9,7 @@
 //!
 //! | ALPN | who speaks | what |
 //! |---|---|---|
-//! | [`ENROLL`] | stage1, from a source port below 1024, without a certificate | one [`EnrollRequest`], one [`EnrollReply`] |
+//! | [`ENROLL`] | stage1 or `teselad join`, from a source port below 1024, without a certificate | one [`EnrollRequest`], one [`EnrollReply`] |
 //! | [`AGENT`] | the agent, with the node's certificate | [`ToMaster`] one way, [`ToNode`] the other |
 //!
 //! Both carry JSON messages in frames of a 32-bit big-endian length and as many bytes, at most

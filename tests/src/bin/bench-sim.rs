@@ -81,6 +81,7 @@ fn table(all: &[(usize, Figures, u64)]) {
         format!("{:.2}, {:.2}", it.imbalance.mean(), it.imbalance.up_to(0.99))
     });
     row("moves a node and minute", &|it| format!("{:.2}", it.rate(it.moves) * 60.0));
+    row("of these where the process had been within 30 s", &|it| it.back.to_string());
     row("refused a node and minute", &|it| format!("{:.2}", it.rate(it.refused) * 60.0));
     row("jobs", &|it| it.slowdown[0].count().to_string());
     row("slowdown: mean, 99 %", &|it| slow(it, 0));

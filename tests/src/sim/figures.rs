@@ -72,6 +72,8 @@ pub struct Figures {
     pub imbalance: Spread,
     /// Moves that were made.
     pub moves: u64,
+    /// Moves to where the process had been within 30 seconds.
+    pub back: u64,
     /// Moves that the other node refused.
     pub refused: u64,
     /// How long a job took, over what it takes alone on a standard processor: as it was; where no process moves; where

@@ -82,6 +82,8 @@ struct Task {
     left: f64,
     /// What it has used of late at home, and when that was looked at.
     used: (f64, f64),
+    /// Nodes that it has left, and when, in seconds.
+    been: Vec<(usize, f64)>,
     /// How long it took, in seconds.
     took: Option<f64>,
 }
@@ -116,7 +118,14 @@ impl World {
             nodes: Vec::with_capacity(count),
             tasks: jobs
                 .into_iter()
-                .map(|job| Task { job, at: None, left: job.length, used: (0.0, 0.0), took: None })
+                .map(|job| Task {
+                    job,
+                    at: None,
+                    left: job.length,
+                    used: (0.0, 0.0),
+                    been: Vec::new(),
+                    took: None,
+                })
                 .collect(),
             next: 0,
             open: 0,
@@ -337,5 +346,6 @@ mod tests {
         assert!(ideal < moved && moved < unmoved / 2.0, "{ideal} {moved} {unmoved}");
         let figures = world.figures.unwrap();
         assert!(figures.moves > 0 && figures.age.up_to(0.99) < 8.0);
+        assert_eq!(figures.back, 0, "of {} moves went back within 30 s", figures.moves);
     }
 }

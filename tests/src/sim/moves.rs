@@ -9,6 +9,9 @@ use tesela_runtime::wire::local::Decay;
 use super::node::{address, index};
 use super::{Event, World};
 
+/// A process that is back so soon where it was has bounced, in seconds.
+const SOON: f64 = 30.0;
+
 /// A step of a move.
 #[derive(Clone, Copy)]
 pub struct Step {
@@ -126,6 +129,7 @@ impl World {
                     return self.nodes[home].books.failed(self.now, &it, Failed::Gone);
                 };
                 (self.tasks[number].at, self.tasks[number].left) = (None, left);
+                self.tasks[number].been.push((at, now));
                 self.await_done(at);
                 // From one foreign node to another it goes by way of home.
                 let ways = if at != home && it.to.is_some() { 2 } else { 1 };
@@ -133,11 +137,15 @@ impl World {
                 self.at(when, Event::Move(Box::new(Step { to: Next::Arrive, ..step })));
             }
             Next::Arrive => {
+                let at = it.to.map_or(home, index);
+                let task = &self.tasks[number];
                 if let Some(figures) = &mut self.figures {
                     figures.moves += 1;
+                    let back = |(place, left): &(usize, f64)| *place == at && now - left < SOON;
+                    figures.back += u64::from(task.been.iter().any(back));
                 }
                 self.nodes[home].books.done(self.now, &it, self.now.saturating_sub(begun));
-                self.put(number, it.to.map_or(home, index), self.tasks[number].left);
+                self.put(number, at, task.left);
             }
         }
     }

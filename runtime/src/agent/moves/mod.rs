@@ -170,9 +170,9 @@ pub enum MoveError {
     /// Ours: no key.
     #[error("this node looks for no others: it has no key of the cluster's, or no address; its log says why")]
     Alone,
-    /// Ours: a moment after its start.
-    #[error("this node has not measured its load yet")]
-    Unmeasured,
+    /// Ours.
+    #[error("this node cannot decide that now: it has not measured its load yet, or its log says why")]
+    Undecided,
     /// The configuration's.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -430,15 +430,18 @@ impl Moves {
         Ok(Answer::Settings(self.config()?.settings()?))
     }
 
-    /// The nodes that are there, this one among them.
+    /// The nodes that are there, this one among them, and those that are not.
     fn nodes(&self) -> Result<Answer, MoveError> {
         let neighbours = self.neighbours.as_ref().ok_or(MoveError::Alone)?;
         let config = self.config()?;
         let (peers, map) = (config.peers()?, config.map()?);
         let own_address = neighbours.address();
-        let node = |address: Ipv4Addr| {
-            let own = || Some((self.balancer.load()?, Duration::ZERO));
-            let told = if address == own_address { own() } else { neighbours.load_of(address) };
+        let node = |address: Ipv4Addr, up: bool| {
+            let told = match up {
+                false => None,
+                true if address == own_address => self.balancer.load().map(|load| (load, Duration::ZERO)),
+                true => neighbours.load_of(address),
+            };
             let id = match &map {
                 Some(map) => map.id_of(address)?,
                 None => NodeId::from(address),
@@ -447,18 +450,26 @@ impl Moves {
                 id,
                 name: peers.at(address).map(|peer| peer.name.clone()),
                 address,
-                up: true,
+                up,
                 age_ms: told.map(|(_, age)| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                 load: told.map(|(load, _)| load),
                 multicast: neighbours.hears_by_multicast(address),
             })
         };
-        let mut nodes: Vec<Node> =
-            neighbours.members().into_iter().chain([own_address]).filter_map(node).collect();
-        nodes.sort_unstable_by_key(|node| (node.id, node.address));
+        let mut there = neighbours.members();
+        there.push(own_address);
+        let missing =
+            peers.0.iter().filter_map(|peer| peer.address).filter(|address| !there.contains(address));
+        let all = |addresses: &mut dyn Iterator<Item = Ipv4Addr>, up| {
+            let mut nodes: Vec<Node> = addresses.filter_map(|address| node(address, up)).collect();
+            nodes.sort_unstable_by_key(|node| (node.id, node.address));
+            nodes
+        };
+        let gone = all(&mut missing.collect::<Vec<_>>().into_iter(), false);
+        let nodes = all(&mut there.into_iter(), true);
         let own = nodes.iter().find(|node| node.address == own_address);
         let own = own.map_or_else(|| own_address.into(), |node| node.id);
-        Ok(Answer::Nodes { own, nodes })
+        Ok(Answer::Nodes { own, nodes, gone })
     }
 
     /// The others.

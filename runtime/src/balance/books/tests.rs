@@ -87,6 +87,22 @@ fn who_has_left_a_node_does_not_count_there_any_more() {
 }
 
 #[test]
+fn what_a_process_has_left_is_remembered_for_half_a_minute() {
+    let mut books = books(9.0);
+    let of = view(&mut books, 100.0, 0.0);
+    let (it, _) = books.decide(&of, &[job(7)])[0];
+    assert_eq!(view(&mut books, 100.5, 0.0).left.len(), 0, "it is under way");
+    books.done(at(101.0), &it, at(0.5));
+    assert!(view(&mut books, 130.9, 0.0).left.contains(&(7, None)));
+    assert_eq!(view(&mut books, 131.1, 0.0).left.len(), 0);
+    // What is not made leaves nothing behind.
+    let of = view(&mut books, 140.0, 0.0);
+    let (it, _) = books.decide(&of, &[job(8)])[0];
+    books.failed(at(141.0), &it, Failed::Node);
+    assert_eq!(view(&mut books, 141.0, 0.0).left.len(), 0);
+}
+
+#[test]
 fn no_more_are_under_way_than_may_be() {
     let mut books = books(99.0);
     let of = view(&mut books, 1.0, 0.0);

@@ -12,11 +12,15 @@ const LENGTH: Duration = Duration::from_secs(600);
 const CPUS: [f64; 4] = [0.4; 4];
 /// A process that is back so soon where it was has bounced.
 const SOON: Duration = Duration::from_secs(30);
+/// Who is at home for less than that only passes through: from one other node to the next it goes by way of home.
+const THROUGH: Duration = Duration::from_secs(1);
 
 /// Where a process has been, and since when it was away from there.
 #[derive(Default)]
 struct Trip {
     place: Option<String>,
+    /// It is seen at home since then, which does not count yet.
+    home: Option<Instant>,
     left: HashMap<Option<String>, Instant>,
     moves: u32,
 }
@@ -94,8 +98,13 @@ fn look(lab: &Lab, number: usize, trips: &mut HashMap<(usize, String), Trip>) ->
     for ((_, pid), trip) in trips.iter_mut().filter(|((node, _), _)| *node == number) {
         let place = away.get(pid).cloned();
         if place == trip.place {
+            trip.home = None;
             continue;
         }
+        if place.is_none() && now - *trip.home.get_or_insert(now) < THROUGH {
+            continue;
+        }
+        trip.home = None;
         let before = std::mem::replace(&mut trip.place, place);
         trip.left.insert(before, now);
         // One that has ended is at home in this list, too.
