@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ fn a_cluster_thinks() {
     a_map_by_hand_has_to_have_this_node(&lab);
     a_command_runs_where_it_is_told(&lab);
     a_batch_spreads_by_itself(&lab);
+    what_was_made_away_spreads_as_well(&lab);
     a_node_that_stays_keeps_its_own(&lab);
     a_machine_that_nobody_boots_joins(&lab);
 }
@@ -201,6 +202,24 @@ fn a_batch_spreads_by_itself(lab: &Lab) {
     let results: Vec<String> = lines.map(Result::unwrap).collect();
     assert!(batch.wait().unwrap().success());
     assert!(results.len() == 9 && results.iter().all(|result| *result == results[0]), "{results:?}");
+}
+
+/// One program keeps all of these, until they move on.
+fn what_was_made_away_spreads_as_well(lab: &Lab) {
+    let script = r#"perl -e '
+            1 until -e "/tmp/away";
+            for (1 .. 6) { fork or do { $x = ($x * 69069 + 1) % 4294967296 for 1 .. 12_000_000; exit } }
+            for (1 .. 6) { wait; $bad++ if $? }
+            print $bad ? "bad\n" : "all have ended\n"' & pid=$!
+        migrate $pid n2 && touch /tmp/away; wait $pid"#;
+    let words = ["lab", "exec", "--user", "demo", "n1", "--", "sh", "-c", script];
+    let mut family = lab.command(&words).stdout(Stdio::piped()).spawn().unwrap();
+    lab.wait("one of them has gone on to n3", LIMIT, || {
+        lab.said("n1", "migrate --list").lines().any(|line| line.starts_with("away   n3 "))
+    });
+    let mut said = String::new();
+    family.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(family.wait().unwrap().success() && said.ends_with("all have ended\n"), "{said}");
 }
 
 fn a_node_that_stays_keeps_its_own(lab: &Lab) {

@@ -22,6 +22,7 @@ fn programs_move_between_nodes_that_share_nothing_but_the_wire() {
     let places = ["n2", "home", "n3", "n2", "10.77.0.13", "home"];
     tour(&lab, Tour { places: &places, size: 8_000_000, limit: COMMAND_LIMIT }, tried(Tried::OnNamespaces));
     equal_files_are_not_sent(&lab);
+    children_that_were_made_away_move_by_themselves(&lab);
     who_loses_the_node_ends(&lab);
 }
 
@@ -66,6 +67,33 @@ fn equal_files_are_not_sent(lab: &Lab) {
         panic!("{said}")
     };
     assert!(same + 1_000_000 < others, "{same} octets sent to n2, {others} to n3");
+}
+
+/// One goes on to another node, one goes there and back; their maker, which stays, is told how each has ended.
+fn children_that_were_made_away_move_by_themselves(lab: &Lab) {
+    let script = r#"cat > /tmp/family.pl <<'END'
+1 until -e "/tmp/family.away";
+for my $number (1 .. 3) {
+    my $pid = fork;
+    if (!$pid) { 1 until -e "/tmp/family.end"; exit 10 + $number }
+    push @children, $pid;
+}
+open my $out, ">", "/tmp/family.new";
+print $out "@children\n";
+close $out;
+rename "/tmp/family.new", "/tmp/family.children";
+for (@children) { waitpid $_, 0; push @ended, $? >> 8 }
+print "@ended\n";
+END
+perl /tmp/family.pl > /tmp/family.out & pid=$!
+{ migrate $pid n2 && touch /tmp/family.away; } > /dev/null || exit 1
+until test -e /tmp/family.children; do kill -0 $pid || exit 1; sleep 0.1; done
+read first second third < /tmp/family.children
+{ migrate $second n3 && migrate $third n3 && migrate $third n2; } > /dev/null || exit 1
+migrate --list > /tmp/family.list
+for each in $pid $first $second $third; do awk -v pid=$each '$3 == pid { print $2 }' /tmp/family.list; done
+touch /tmp/family.end; wait $pid && cat /tmp/family.out"#;
+    assert_eq!(lab.said("n1", script), "n2\nn2\nn3\nn2\n11 12 13");
 }
 
 /// The power of its node is cut: its parent sees by which signal it has ended, and the node can come back.

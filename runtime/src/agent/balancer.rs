@@ -84,6 +84,11 @@ impl Balancer {
         self.state().books.sent(octets, took, round_trip);
     }
 
+    /// What a process that is away has used of the processors there since it came, and whether it runs now or could.
+    pub fn used_away(&self, pid: i32, all: Duration, runs: bool) {
+        self.state().books.used_away(self.now(), pid, all, runs);
+    }
+
     /// What this node tells of itself, or would if it were not quiet.
     pub fn load(&self) -> Option<Load> {
         self.state().books.load()

@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::sys::signal::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -63,15 +62,13 @@ pub(super) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
 }
 
 /// Sends a signal to the very process that the descriptor is of, with a number (pidfd_send_signal(2), sigqueue(3)).
-pub(super) fn signal(pidfd: &OwnedFd, signal: Signal, number: i32) -> io::Result<()> {
+pub(super) fn signal(pidfd: &OwnedFd, signal: i32, number: i32) -> io::Result<()> {
     // siginfo_t: signal, error, code, padding, sender's process and user, number
     let mut info = [0_i32; 32];
-    [info[0], info[2], info[4], info[6]] =
-        [signal as i32, libc::SI_QUEUE, std::process::id().cast_signed(), number];
+    [info[0], info[2], info[4], info[6]] = [signal, libc::SI_QUEUE, std::process::id().cast_signed(), number];
     // SAFETY: `info` is as long as a siginfo_t.
-    let result = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, info.as_ptr(), 0)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info.as_ptr(), 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

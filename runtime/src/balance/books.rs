@@ -30,6 +30,8 @@ const NODE_PAUSE: Duration = Duration::from_secs(4);
 /// How long a process is left alone that its user has sent somewhere.
 const BY_HAND: Duration = Duration::from_secs(60);
 
+/// Who uses more than this share of a processor counts as running, though it waits at the moment.
+const BUSY: f64 = 0.2;
 /// How long a process that was moved to share the load does not go back where it was.
 const BACK: Duration = Duration::from_secs(30);
 
@@ -77,6 +79,17 @@ struct Change {
     memory: u64,
 }
 
+/// What a process that is away uses of the processors there.
+#[derive(Clone, Copy, Debug)]
+struct Uses {
+    /// Since it came.
+    all: Duration,
+    /// When that was told.
+    at: Duration,
+    /// It runs or could.
+    runs: bool,
+}
+
 /// The books of one node.
 #[derive(Debug, Default)]
 pub struct Books {
@@ -93,6 +106,8 @@ pub struct Books {
     pauses: HashMap<Whom, (Duration, Duration)>,
     /// Since when processes are where they are.
     since: HashMap<i32, (Ipv4Addr, Duration)>,
+    /// What those that are away have told that they use.
+    uses: HashMap<i32, Uses>,
     /// When processes have left places. None: home.
     left: HashMap<(i32, Option<Ipv4Addr>), Duration>,
     costs: Costs,
@@ -209,9 +224,21 @@ impl Books {
         made.map(|it| (it.came, it.memory)).chain(under_way.map(|(_, came, memory)| (came, memory)))
     }
 
-    /// Forgets since when processes are away that are not any more.
+    /// Forgets what is known of processes that are not away any more.
     pub fn still_away(&mut self, is: impl Fn(i32) -> bool) {
         self.since.retain(|pid, _| is(*pid));
+        self.uses.retain(|pid, _| is(*pid));
+    }
+
+    /// What a process that is away has used of the processors there since it came, and whether it runs now or could.
+    pub fn used_away(&mut self, now: Duration, pid: i32, all: Duration, runs: bool) {
+        // Less than before: it has gone on to another node meanwhile.
+        let before = self.uses.get(&pid).filter(|before| before.all <= all);
+        let ran = before.is_some_and(|before| {
+            let (used, time) = (all - before.all, now.saturating_sub(before.at));
+            used.as_secs_f64() > time.as_secs_f64() * BUSY
+        });
+        self.uses.insert(pid, Uses { all, at: now, runs: runs || ran });
     }
 
     /// Whether a process is neither on its way nor left alone.
@@ -219,16 +246,17 @@ impl Books {
         !self.under_way.iter().any(|it| it.pid == pid) && !self.rests(Whom::Process(pid), now)
     }
 
-    /// A process of this node that is away at `address`. What it uses there is not seen here, but one that has come
-    /// this far is no short-lived one, and counts as busy.
+    /// A process of this node that is away at `address`. What it uses there is not seen here, but told; until it is, it
+    /// counts as busy, for one that has come this far is no short-lived one.
     pub fn away(&mut self, now: Duration, candidate: Candidate, address: Ipv4Addr) -> Candidate {
         let (at, begun) = self.since.entry(candidate.pid).or_insert((address, now));
         if *at != address {
             (*at, *begun) = (address, now);
         }
         let since = now.saturating_sub(*begun);
-        let used = candidate.used + since.as_secs_f64();
-        Candidate { used, runs: true, away: Some(address), since, ..candidate }
+        let uses = self.uses.get(&candidate.pid);
+        let used = candidate.used + uses.map_or(since, |uses| uses.all).as_secs_f64();
+        Candidate { used, runs: uses.is_none_or(|uses| uses.runs), away: Some(address), since, ..candidate }
     }
 
     /// The moves that are worth while now, with what the other node is told of each; they are under way from now on,

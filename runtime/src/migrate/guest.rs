@@ -16,11 +16,12 @@ use std::io::{self, IoSlice};
 use std::net::TcpStream;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use tesela_shim::layout::{
     CONTROL, CONTROL_ASKS, CONTROL_BORN, CONTROL_CHANNEL, CONTROL_FAILED, CONTROL_GONE, CONTROL_MAPPED,
@@ -172,6 +173,8 @@ pub struct Guest {
     processor: String,
     /// The user whose processes this node has agreed to; `None`: any.
     agreed: Option<u32>,
+    /// When home was told last what they use.
+    told: Instant,
     /// Something of it has run here: without a connection it is waited for its home.
     begun: bool,
 }
@@ -205,6 +208,7 @@ impl Guest {
             page_links: HashMap::new(),
             processor: processor::here()?,
             agreed,
+            told: Instant::now(),
             begun: false,
         };
         let maps = look::maps(Pid::this())?;
@@ -273,10 +277,30 @@ impl Guest {
                 }
             }
             self.look_at_the_clock(patience())?;
+            self.tell_use()?;
             if self.link.unreached() > patience() {
                 return Err(GuestError::Silent);
             }
         }
+    }
+
+    /// Tells home once a second what the bodies use, which is not seen there.
+    fn tell_use(&mut self) -> Result<(), GuestError> {
+        if self.told.elapsed() < PING || self.link.is_lost() {
+            return Ok(());
+        }
+        self.told = Instant::now();
+        // One that has ended meanwhile uses nothing.
+        let used = |body: &Body| clock_gettime(clock_getcpuclockid(body.pid?).ok()?).ok();
+        let micros = |used: Duration| u64::try_from(used.as_micros()).unwrap_or(u64::MAX);
+        let all = self.bodies.iter().filter_map(|(tgid, body)| {
+            Some((*tgid, micros(used(body)?.into()), body.pid.is_some_and(look::runs)))
+        });
+        let all: Vec<(i32, u64, bool)> = all.collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        Ok(self.link.send(&ToHome::Used(all))?)
     }
 
     fn hear(&mut self, message: ToRemote) -> Result<(), GuestError> {

@@ -36,7 +36,7 @@ use super::link::{self, Keys, LinkError};
 use super::shared::{self, Object};
 use super::sys;
 use super::tracee::{TraceError, Tracee};
-use super::{AWAY, SENT, STAYS, tell};
+use super::{AWAY, AWAY_TOGETHER, FETCHED, SENT, STAYS, fetch_signal, tell};
 use connector::{Connector, Wanted};
 use memory::{Outgoing, Sent};
 use wires::{Wire, Wires};
@@ -203,6 +203,8 @@ pub struct Home {
     signals: SignalFd,
     /// Told to let them come home.
     recalled: bool,
+    /// Processes that were wanted home by themselves.
+    asked: BTreeSet<i32>,
     /// Processes that stand still away, and come home once those of their deputies are gone whose threads have
     /// ended there.
     arriving: Vec<Arriving>,
@@ -293,6 +295,7 @@ impl Home {
             untold: Vec::new(),
             signals,
             recalled: false,
+            asked: BTreeSet::new(),
             arriving: Vec::new(),
             standing: BTreeSet::new(),
             on_their_way: VecDeque::new(),
@@ -507,7 +510,7 @@ impl Home {
     /// They run on the other node: it has said so, or a deputy does what its body wants, which can be seen first.
     fn are_away(&mut self) {
         if !std::mem::take(&mut self.departing).is_empty() {
-            tell(AWAY);
+            tell(if self.objects.is_empty() { AWAY } else { AWAY_TOGETHER });
             std::mem::take(&mut self.untold).iter().for_each(|line| tell(line));
         }
     }
@@ -594,12 +597,14 @@ impl Home {
         }
     }
 
-    /// SIGUSR1 is the agent's wish that the process come home, SIGUSR2 its word that the program is gone which kept it
+    /// SIGUSR1 is the agent's wish that all come home, [`fetch_signal`] that a single one does, SIGUSR2 its word that the program is gone which kept it
     /// on the other node: in the move that began on our port of this number.
     fn take_signals(&mut self) -> Result<(), HomeError> {
         while let Some(signal) = self.signals.read_signal()? {
             if signal.ssi_signo == Signal::SIGUSR1 as u32 {
                 self.recall()?;
+            } else if i32::try_from(signal.ssi_signo) == Ok(fetch_signal()) {
+                self.recall_one(signal.ssi_int)?;
             } else if signal.ssi_signo == Signal::SIGUSR2 as u32 && signal.ssi_int == i32::from(self.port) {
                 return Err(HomeError::EndedThere("the program that kept it there is gone".into()));
             }
@@ -615,6 +620,29 @@ impl Home {
             }
         }
         Ok(())
+    }
+
+    /// Tells one of them to come home; what shares memory does so together.
+    fn recall_one(&mut self, tgid: i32) -> Result<(), HomeError> {
+        self.asked.insert(tgid);
+        if !self.processes().contains(&tgid) {
+            self.is_fetched(tgid);
+            return Ok(());
+        }
+        let borrows = self.deputies.values().any(|deputy| deputy.borrows);
+        if borrows || !self.objects.is_empty() {
+            return self.recall();
+        }
+        Ok(self.link.send(&ToRemote::Freeze { tgid })?)
+    }
+
+    /// If a process was wanted home by itself, that is over; whether it was.
+    fn is_fetched(&mut self, tgid: i32) -> bool {
+        let asked = self.asked.remove(&tgid);
+        if asked {
+            tell(&format!("{FETCHED}{tgid}"));
+        }
+        asked
     }
 
     /// Those that are away.
@@ -696,6 +724,7 @@ pub fn block_signals() -> nix::Result<SigSet> {
     mask.add(Signal::SIGCHLD);
     mask.add(Signal::SIGUSR1);
     mask.add(Signal::SIGUSR2);
+    let mask = sys::signals_with(mask, fetch_signal());
     mask.thread_block()?;
     Ok(mask)
 }

@@ -272,6 +272,8 @@ pub enum ToHome {
         /// Which.
         tgid: i32,
     },
+    /// What processes use of the processors here: which, how many microseconds since it came, whether it runs or could.
+    Used(Vec<(i32, u64, bool)>),
     /// What home has said it would give up is not counted on any more.
     Forgotten {
         /// Whose.
@@ -361,6 +363,7 @@ impl std::fmt::Display for ToHome {
             Self::Signalled { tgid, calls } => write!(f, "signalled {tgid}, interrupting {calls:?}"),
             Self::Ended { tgid, status } => write!(f, "{tgid} ended with {status:#x}"),
             Self::Whole { tgid } => write!(f, "{tgid} is whole"),
+            Self::Used(used) => write!(f, "used: {used:?}"),
             Self::Forgotten { tgid } => write!(f, "home need not keep the memory of {tgid}"),
             Self::Cancel { tgid, calls } => write!(f, "cancel {calls:?} of {tgid}"),
             Self::Frozen(image, _) => write!(f, "{} stands still", image.tgid),

@@ -120,6 +120,15 @@ pub fn threads(pid: Pid) -> io::Result<Vec<Pid>> {
     Ok(tids)
 }
 
+/// Whether a thread of it runs, or could. One that has ended does not.
+pub fn runs(pid: Pid) -> bool {
+    let runs = |tid: &Pid| {
+        let stat = text(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+    };
+    threads(pid).is_ok_and(|tids| tids.iter().any(runs))
+}
+
 /// Where the parts of its memory are, in the order of `struct prctl_mm_map`; `brk` is the start of the heap.
 ///
 /// # Errors

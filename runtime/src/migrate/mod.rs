@@ -76,6 +76,8 @@ fn patience() -> Duration {
 
 /// The line that [`home_side`] writes to its standard output once the process runs on the other node.
 pub const AWAY: &str = "away";
+/// That line where they share memory, and come home only together.
+pub const AWAY_TOGETHER: &str = "away together";
 /// The beginning of that line where it stays at home; the reason follows.
 pub const STAYS: &str = "stays: ";
 /// The beginning of a later line: a process runs at home and can move again, for it has become another program
@@ -85,6 +87,18 @@ pub const AGAIN: &str = "again: ";
 /// The beginning of a later line, too: all of a process's memory is on the other node. Octets that were sent follow, how
 /// long that took, and the fastest way there and back that the connection has seen, both in microseconds.
 pub const SENT: &str = "sent: ";
+/// The beginning of a later line, too: what a process that is away uses of the processors there. Its id follows, how many
+/// microseconds since it came, and 1 if it runs now or could, or 0.
+pub const USED: &str = "used: ";
+/// The beginning of a later line, too: the wish is over that one process come home ([`fetch_signal`]): it is there, has
+/// ended, or stays away. Its id follows.
+pub const FETCHED: &str = "fetched: ";
+
+/// By this signal, with a process's id (sigqueue(3)), the agent has that one come home. Unlike others it is kept for each
+/// time that it is sent.
+pub fn fetch_signal() -> i32 {
+    libc::SIGRTMIN()
+}
 
 /// Other processes with which a process shares memory, so that they move with it.
 ///
@@ -133,8 +147,9 @@ fn tell(line: &str) {
 /// that go, each with its [`look::Status::rights`], as `ID=RIGHTS;ID=RIGHTS`; for `teselad guest` the user, where it is one without any rights of root's.
 pub const AGREED: &str = "TESELA_AGREED";
 
-/// Sends a process off and keeps its deputy: `teselad home PID`. Writes [`AWAY`] or [`STAYS`], and after [`AWAY`] a
-/// line [`AGAIN`] for each process that can move again, and [`SENT`] for each whose memory is there.
+/// Sends a process off and keeps its deputy: `teselad home PID`. Writes [`AWAY`] (or [`AWAY_TOGETHER`]) or [`STAYS`], and
+/// after the former a line [`AGAIN`] for each process that can move again, [`SENT`] for each whose memory is there,
+/// [`USED`] every second for each that is away, and [`FETCHED`] for each that was wanted home by itself.
 ///
 /// # Errors
 /// [`SideError`].

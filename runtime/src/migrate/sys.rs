@@ -4,11 +4,22 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use tesela_shim::kernel::CloneArgs;
 
 fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// These signals, and one that has no name.
+pub fn signals_with(signals: SigSet, signal: i32) -> SigSet {
+    let mut signals = *signals.as_ref();
+    // SAFETY: it is a set of signals, before and after.
+    unsafe {
+        libc::sigaddset(&raw mut signals, signal);
+        SigSet::from_sigset_t_unchecked(signals)
+    }
 }
 
 /// Reads another process's memory; returns how many octets there were before the first hole.

@@ -112,7 +112,7 @@ impl Moves {
                 && side.node == from
                 && let Some(keeper) = keeper(&side, &config.node)?
             {
-                sys::signal(&keeper, Signal::SIGUSR2, port.into())?;
+                sys::signal(&keeper, Signal::SIGUSR2 as i32, port.into())?;
             }
         }
         Ok(())

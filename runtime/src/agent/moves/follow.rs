@@ -7,11 +7,13 @@
 //! The program that keeps it tells of it ([`AGAIN`](crate::migrate::AGAIN)), and the rest is an ordinary move: with
 //! the rights that the process had before, and only if nobody has called its like home meanwhile.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::all::Done;
@@ -52,10 +54,21 @@ pub struct Follows {
     due: UnboundedSender<Follower>,
 }
 
+/// A program that is heard.
+#[derive(Debug)]
+struct Heard {
+    /// What it has kept is wanted at home.
+    recalled: bool,
+    /// Its processes come home only together.
+    together: bool,
+    /// Who waits until the wish is over that a single process come home.
+    fetched: HashMap<i32, oneshot::Sender<()>>,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    /// The programs that are heard; `true`: what they have kept is wanted at home.
-    sides: HashMap<i32, bool>,
+    /// The programs that are heard.
+    sides: HashMap<i32, Heard>,
     /// Processes that run at home until they move, and the programs that kept them.
     waiting: HashMap<i32, i32>,
 }
@@ -72,9 +85,10 @@ impl Follows {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to hear a program.
-    pub fn listen(self: &Arc<Self>, origin: Origin) -> Listener {
-        self.state().sides.insert(origin.side, false);
+    /// Begins to hear a program; `together`: its processes come home only together.
+    pub fn listen(self: &Arc<Self>, origin: Origin, together: bool) -> Listener {
+        let heard = Heard { recalled: false, together, fetched: HashMap::new() };
+        self.state().sides.insert(origin.side, heard);
         Listener { follows: Arc::clone(self), origin }
     }
 
@@ -93,16 +107,34 @@ impl Follows {
     /// What a program keeps is wanted at home, and what has just become another program, too.
     pub fn recall(&self, side: i32) {
         let mut state = self.state();
-        if let Some(recalled) = state.sides.get_mut(&side) {
-            *recalled = true;
+        if let Some(heard) = state.sides.get_mut(&side) {
+            heard.recalled = true;
         }
         state.waiting.retain(|_, kept_by| *kept_by != side);
+    }
+
+    /// Whether single processes of a program's come home: it is heard, and they share no memory.
+    pub fn parts(&self, side: i32) -> bool {
+        self.state().sides.get(&side).is_some_and(|heard| !heard.together)
+    }
+
+    /// A single process of a program's is going to be wanted at home: what comes back tells when that is over, or that the
+    /// program has ended. None: somebody else has that wish already.
+    pub fn fetch(&self, side: i32, pid: i32) -> Option<oneshot::Receiver<()>> {
+        let (over, waits) = oneshot::channel();
+        match self.state().sides.get_mut(&side)?.fetched.entry(pid) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(place) => {
+                place.insert(over);
+                Some(waits)
+            }
+        }
     }
 
     /// All are wanted at home.
     fn recall_all(&self) {
         let mut state = self.state();
-        state.sides.values_mut().for_each(|recalled| *recalled = true);
+        state.sides.values_mut().for_each(|heard| heard.recalled = true);
         state.waiting.clear();
     }
 }
@@ -117,12 +149,22 @@ pub struct Listener {
 impl Listener {
     /// A process can move again that runs at home since then, in time since the kernel's start.
     pub fn again(&self, pid: i32, since: Duration) {
-        if self.follows.state().sides.get(&self.origin.side) != Some(&false) {
+        if self.follows.state().sides.get(&self.origin.side).is_none_or(|heard| heard.recalled) {
             return;
         }
         match notes::started(pid) {
             Ok(started) => self.follows.add(Follower { pid, started, since, origin: self.origin.clone() }),
             Err(error) => tracing::debug!(pid, %error, "it has ended at home"),
+        }
+    }
+
+    /// The wish is over that a process come home.
+    pub fn fetched(&self, pid: i32) {
+        let mut state = self.follows.state();
+        let over = state.sides.get_mut(&self.origin.side).and_then(|heard| heard.fetched.remove(&pid));
+        if let Some(over) = over {
+            // Who has waited may have given up.
+            let _heard = over.send(());
         }
     }
 }

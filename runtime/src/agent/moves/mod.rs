@@ -335,7 +335,9 @@ impl Moves {
                 return Ok(Answer::At { pid, node: side.node, home: config.node });
             }
             may_recall(caller, &side)?;
-            self.recall(pid, &side, &config.node).await?;
+            // Whom a user calls home, that comes with its like.
+            let alone = target.is_some() || by.offer().is_some();
+            self.recall(pid, &side, &config.node, alone).await?;
             // It may have become someone else's meanwhile.
             process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
             process.may_be_moved_by(caller)?;
@@ -353,7 +355,9 @@ impl Moves {
                 peer.name
             }
             None => {
-                self.fetch_family(caller, pid, &config.node).await?;
+                if by.offer().is_none() {
+                    self.fetch_family(caller, pid, &config.node).await?;
+                }
                 config.node.clone()
             }
         };
@@ -482,7 +486,7 @@ impl Moves {
         &self.balancer
     }
 
-    /// What is away from here by itself, with no other that its node keeps for this one.
+    /// What is away from here and can move by itself: with no other that it shares memory with.
     pub(super) fn away(&self) -> Result<Vec<Moved>, MoveError> {
         let processes = Process::all()?;
         let sides = Side::all(&processes, &self.config()?.node);
@@ -490,8 +494,14 @@ impl Moves {
         let away = processes.values().filter_map(|process| {
             let side = sides.get(&process.tracer).filter(|side| matches!(side.kind, Kind::Home(_)))?;
             let (pid, node) = (process.pid, side.node.clone());
-            let alone = kept(side.pid) == 1 && !self.is_moving(pid);
-            alone.then(|| Moved { pid, here: pid, node, uid: process.uids[1], name: process.name.clone() })
+            let alone = self.follows.parts(side.pid) || kept(side.pid) == 1;
+            (alone && !self.is_moving(pid)).then(|| Moved {
+                pid,
+                here: pid,
+                node,
+                uid: process.uids[1],
+                name: process.name.clone(),
+            })
         });
         Ok(away.collect())
     }
@@ -530,8 +540,12 @@ impl Moves {
     }
 
     /// Tells a process that is away to come home, and waits until it has.
-    async fn recall(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
-        self.fetch(pid, side, here).await?;
+    async fn recall(&self, pid: i32, side: &Side, here: &str, alone: bool) -> Result<(), MoveError> {
+        if alone && self.follows.parts(side.pid) {
+            self.fetch_one(pid, side, here).await?;
+        } else {
+            self.fetch(pid, side, here).await?;
+        }
         let ended = || MoveError::Ended { pid, node: side.node.clone() };
         let process = Process::look(pid)?.ok_or_else(ended)?;
         if process.has_memory() { Ok(()) } else { Err(ended()) }
@@ -544,11 +558,24 @@ impl Moves {
             return if runs { Err(MoveError::Busy { pid }) } else { Ok(()) };
         };
         self.follows.recall(side.pid);
-        sys::signal(&keeper, Signal::SIGUSR1, 0)?;
+        sys::signal(&keeper, Signal::SIGUSR1 as i32, 0)?;
         match timeout(HOMECOMING, sys::ended(keeper)).await {
             Ok(ended) => Ok(ended?),
             Err(_) => Err(MoveError::StillAway { pid, node: side.node.clone() }),
         }
+    }
+
+    /// Has a side fetch one of its processes home, and waits until that is there.
+    async fn fetch_one(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
+        let keeper = keeper(side, here)?.ok_or(MoveError::Busy { pid })?;
+        let over = self.follows.fetch(side.pid, pid).ok_or(MoveError::Busy { pid })?;
+        sys::signal(&keeper, migrate::fetch_signal(), pid)?;
+        let still_away = || MoveError::StillAway { pid, node: side.node.clone() };
+        // The side may have ended, with what it kept at home.
+        let _over = timeout(HOMECOMING, over).await.map_err(|_| still_away())?;
+        let process = Process::look(pid)?;
+        let away = process.map(|process| Side::away(&process, here)).transpose()?.flatten();
+        if away.is_some() { Err(still_away()) } else { Ok(()) }
     }
 
     fn is_moving(&self, pid: i32) -> bool {

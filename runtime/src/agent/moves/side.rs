@@ -22,7 +22,7 @@ use super::process::Process;
 use crate::agent::balancer::Balancer;
 use crate::agent::sys;
 use crate::migrate::link::Keys;
-use crate::migrate::{AGAIN, AGREED, AWAY, SENT, STAYS};
+use crate::migrate::{AGAIN, AGREED, AWAY, AWAY_TOGETHER, FETCHED, SENT, STAYS, USED};
 
 /// The variable that names the node where it runs: several can share a PID namespace.
 const HERE: &str = "TESELA_NODE";
@@ -166,10 +166,10 @@ pub async fn send_off(
         child,
         Kind::Home(process.pid),
         ends.there,
-        hear(lines, follows.listen(origin), Arc::clone(balancer)),
+        hear(lines, follows.listen(origin, told.as_deref() == Some(AWAY_TOGETHER)), Arc::clone(balancer)),
     );
     Ok(match told.as_deref() {
-        Some(AWAY) => Outcome::Away,
+        Some(AWAY | AWAY_TOGETHER) => Outcome::Away,
         Some(line) => Outcome::Stays(line.strip_prefix(STAYS).unwrap_or(line).to_owned()),
         None => Outcome::Stays("the program that should have sent it has ended; the log says more".into()),
     })
@@ -220,16 +220,24 @@ async fn start(mut command: Command, socket: TcpStream, keys: Keys) -> io::Resul
     Ok(child)
 }
 
-/// Hears which processes can move again and what their moves have taken, until nothing more can be said.
+/// Hears which processes can move again, what their moves have taken and what they use, until nothing more can be said.
 async fn hear(lines: Option<Lines<BufReader<ChildStdout>>>, listener: Listener, balancer: Arc<Balancer>) {
     let Some(mut lines) = lines else { return };
     loop {
         match lines.next_line().await {
-            Ok(Some(line)) => match (again(&line), sent(&line)) {
-                (Some((pid, since)), _) => listener.again(pid, since),
-                (_, Some((octets, took, round_trip))) => balancer.sent(octets, took, round_trip),
-                (None, None) => tracing::warn!(line, "is not understood"),
-            },
+            Ok(Some(line)) => {
+                if let Some((pid, since)) = again(&line) {
+                    listener.again(pid, since);
+                } else if let Some((octets, took, round_trip)) = sent(&line) {
+                    balancer.sent(octets, took, round_trip);
+                } else if let Some((pid, all, runs)) = used(&line) {
+                    balancer.used_away(pid, all, runs);
+                } else if let Some(pid) = line.strip_prefix(FETCHED).and_then(|pid| pid.parse().ok()) {
+                    listener.fetched(pid);
+                } else {
+                    tracing::warn!(line, "is not understood");
+                }
+            }
             Ok(None) => return,
             Err(error) => {
                 tracing::warn!(%error, "what could move again is not heard of any more, and runs at home");
@@ -242,6 +250,12 @@ async fn hear(lines: Option<Lines<BufReader<ChildStdout>>>, listener: Listener, 
 fn again(line: &str) -> Option<(i32, Duration)> {
     let (pid, since) = line.strip_prefix(AGAIN)?.split_once(' ')?;
     Some((pid.parse().ok()?, Duration::from_millis(since.parse().ok()?)))
+}
+
+fn used(line: &str) -> Option<(i32, Duration, bool)> {
+    let (pid, rest) = line.strip_prefix(USED)?.split_once(' ')?;
+    let (all, runs) = rest.split_once(' ')?;
+    Some((pid.parse().ok()?, Duration::from_micros(all.parse().ok()?), runs == "1"))
 }
 
 fn sent(line: &str) -> Option<(u64, Duration, Duration)> {

@@ -153,6 +153,23 @@ fn what_is_away_is_there_since_it_came() {
 }
 
 #[test]
+fn what_a_process_uses_away_is_what_it_tells() {
+    let mut books = books(0.0);
+    books.used_away(at(11.0), 7, at(0.01), true);
+    let there = books.away(at(11.0), job(7), OTHER);
+    assert_eq!((there.used, there.runs), (10.01, true), "many run there");
+    books.used_away(at(12.0), 7, at(0.5), false);
+    assert!(books.away(at(12.5), job(7), OTHER).runs, "it was just not seen to");
+    books.used_away(at(13.0), 7, at(0.5), false);
+    let there = books.away(at(14.0), job(7), OTHER);
+    assert_eq!((there.used, there.runs), (10.5, false), "it waits for something");
+    books.used_away(at(15.0), 7, at(0.1), false);
+    assert_eq!(books.away(at(15.0), job(7), HOME).used, 10.1, "it is somewhere else");
+    books.still_away(|_| false);
+    assert_eq!(books.away(at(20.0), job(7), HOME).used, 10.0);
+}
+
+#[test]
 fn who_becomes_idle_is_told_once() {
     let mut books = Books::default();
     let mut turn = |running| books.measure(measured(running), STANDARD_SPEED, Status::UP);

@@ -17,7 +17,7 @@ use crate::migrate::look;
 use crate::migrate::restart;
 use crate::migrate::sys;
 use crate::migrate::tracee::{Happening, TraceError, Tracee, is_interrupted, next_happening};
-use crate::migrate::{AGAIN, since_boot, tell};
+use crate::migrate::{AGAIN, USED, since_boot, tell};
 
 /// What the kernel would do with a signal of a process at home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,7 @@ impl Home {
         self.copies.forget(tid);
         let Some(deputy) = self.deputies.remove(&tid) else { return Ok(()) };
         if tid == deputy.tgid {
+            self.is_fetched(tid);
             self.deputies.retain(|_, other| other.tgid != tid);
             self.arriving.retain(|one| one.image.tgid != tid);
             return Ok(self.link.send(&ToRemote::End { tgid: tid })?);
@@ -313,8 +314,12 @@ impl Home {
         self.deputies.retain(|_, deputy| deputy.tgid != tgid);
         self.copies.forget(tgid);
         self.link.send(&ToRemote::End { tgid })?;
-        self.can_move_again(tgid)?;
-        Ok(ptrace::detach(tid, None)?)
+        if !self.asked.contains(&tgid) {
+            self.can_move_again(tgid)?;
+        }
+        let detached = ptrace::detach(tid, None);
+        self.is_fetched(tgid);
+        Ok(detached?)
     }
 
     /// A process runs at home that nobody has called there: the agent is told before it can do anything, for it looks
@@ -360,6 +365,11 @@ impl Home {
             }
             ToHome::NotFrozen { tgid, reason } => self.stays_away(tgid, &HomeError::Refused(reason))?,
             ToHome::Whole { tgid } => self.is_whole(tgid),
+            ToHome::Used(used) => {
+                for (tgid, micros, runs) in used.iter().filter(|it| self.deputies.contains_key(&it.0)) {
+                    tell(&format!("{USED}{tgid} {micros} {}", u8::from(*runs)));
+                }
+            }
             ToHome::Forgotten { tgid } => self.give_up_copy(tgid)?,
             ToHome::Asks { tgid } => self.asks_to_go_home(tgid)?,
             ToHome::Lost { tid, generation } => self.lost_there(tid, generation)?,

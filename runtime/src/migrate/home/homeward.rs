@@ -145,7 +145,8 @@ impl Home {
     fn let_go(&mut self, tgid: i32) -> Result<(), HomeError> {
         // Most often it has a call to make that can be made at home only, before it becomes another program. Only
         // once: what has moved by itself would come back for each such call.
-        if self.deputies.get(&tgid).is_some_and(|leader| leader.made_away) {
+        let made_away = self.deputies.get(&tgid).is_some_and(|leader| leader.made_away);
+        if made_away && !self.asked.contains(&tgid) {
             self.can_move_again(tgid)?;
         }
         let here: Vec<i32> =
@@ -157,6 +158,7 @@ impl Home {
         }
         tracing::info!(pid = tgid, "at home again");
         self.at_home = true;
+        self.is_fetched(tgid);
         self.standing.remove(&tgid);
         self.copies.forget(tgid);
         self.on_their_way.retain(|signal| signal.tgid != tgid);
@@ -171,6 +173,7 @@ impl Home {
         tracing::warn!(tgid, %reason, "the process stays away");
         // It can be asked for again.
         (self.recalled, self.unshared) = (false, false);
+        self.is_fetched(tgid);
         // Those that share memory stay together.
         let all = if self.objects.is_empty() { BTreeSet::from([tgid]) } else { self.processes() };
         self.arriving.retain(|one| !all.contains(&one.image.tgid));
