@@ -230,7 +230,7 @@ impl Books {
         self.uses.retain(|pid, _| is(*pid));
     }
 
-    /// What a process that is away has used of the processors there since it came, and whether it runs now or could.
+    /// What a process that is away has used of the processors there since it came, in their time, and whether it runs now or could.
     pub fn used_away(&mut self, now: Duration, pid: i32, all: Duration, runs: bool) {
         // Less than before: it has gone on to another node meanwhile.
         let before = self.uses.get(&pid).filter(|before| before.all <= all);
@@ -238,7 +238,9 @@ impl Books {
             let (used, time) = (all - before.all, now.saturating_sub(before.at));
             used.as_secs_f64() > time.as_secs_f64() * BUSY
         });
-        self.uses.insert(pid, Uses { all, at: now, runs: runs || ran });
+        if self.uses.insert(pid, Uses { all, at: now, runs: runs || ran }).is_none() {
+            self.uses.retain(|_, uses| now.saturating_sub(uses.at) < OLD);
+        }
     }
 
     /// Whether a process is neither on its way nor left alone.

@@ -186,13 +186,14 @@ fn best(view: &View, candidates: &[Candidate], costs: &Costs) -> Option<(usize, 
             continue;
         }
         let has = has_now(view, candidate, costs);
-        let home = candidate.away.is_some().then_some((None, view.home.gives(1.0)));
+        // Who turns out to call home all the time is best there, whatever the load.
+        let calls = costs.away(candidate) > GAIN;
+        let goes_home = candidate.away.is_some() && (candidate.runs || calls);
+        let home = goes_home.then_some((None, view.home.gives(1.0)));
         let away = targets.iter().filter(|_| !candidate.io && !view.stay && candidate.runs);
         let away = away.filter(|place| Some(place.address) != candidate.away);
         let away = away.filter(|place| fits(place, candidate.memory));
         let away = away.map(|place| (Some(place.address), place.gives(1.0) / costs.away(candidate)));
-        // Who turns out to call home all the time is best there, whatever the load.
-        let calls = costs.away(candidate) > GAIN;
         for (to, gets) in home.into_iter().chain(away) {
             let back = view.left.contains(&(candidate.pid, to)) && !(calls && to.is_none());
             if gets < has * GAIN || back {

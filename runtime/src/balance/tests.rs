@@ -89,8 +89,10 @@ fn one_that_is_away_comes_home_or_goes_on_where_it_is_better() {
     assert_eq!(decided(&view(3.0, &[3.0, 3.0]), away), None);
     let just_there = Candidate { since: Duration::from_secs(1), ..away };
     assert_eq!(decided(&view(0.0, &[3.0]), just_there), None);
-    let talks = Candidate { calls: 100_000.0, ..away };
+    let talks = Candidate { calls: 100_000.0, runs: false, ..away };
     assert_eq!(decided(&view(0.0, &[1.0]), talks), Some(None));
+    let waits = Candidate { runs: false, ..away };
+    assert_eq!(decided(&view(0.0, &[3.0, 0.0]), waits), None, "it would gain nothing");
     let unknown = Candidate { away: Some(Ipv4Addr::new(10, 0, 0, 9)), ..away };
     assert_eq!(decided(&view(0.0, &[3.0]), unknown), None, "nothing is known of that node");
 }

@@ -286,7 +286,7 @@ impl Guest {
 
     /// Tells home once a second what the bodies use, which is not seen there.
     fn tell_use(&mut self) -> Result<(), GuestError> {
-        if self.told.elapsed() < PING || self.link.is_lost() {
+        if !self.begun || self.told.elapsed() < PING || self.link.is_lost() {
             return Ok(());
         }
         self.told = Instant::now();

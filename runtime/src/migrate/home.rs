@@ -205,6 +205,8 @@ pub struct Home {
     recalled: bool,
     /// Processes that were wanted home by themselves.
     asked: BTreeSet<i32>,
+    /// When the agent was told last what they use.
+    told_use: Option<Instant>,
     /// Processes that stand still away, and come home once those of their deputies are gone whose threads have
     /// ended there.
     arriving: Vec<Arriving>,
@@ -296,6 +298,7 @@ impl Home {
             signals,
             recalled: false,
             asked: BTreeSet::new(),
+            told_use: None,
             arriving: Vec::new(),
             standing: BTreeSet::new(),
             on_their_way: VecDeque::new(),
@@ -622,27 +625,21 @@ impl Home {
         Ok(())
     }
 
-    /// Tells one of them to come home; what shares memory does so together.
+    /// Tells one of them to come home. One whose child runs in its memory (vfork(2)) stands still once that does not.
     fn recall_one(&mut self, tgid: i32) -> Result<(), HomeError> {
         self.asked.insert(tgid);
-        if !self.processes().contains(&tgid) {
-            self.is_fetched(tgid);
-            return Ok(());
+        if self.processes().contains(&tgid) {
+            return self.asks_to_go_home(tgid);
         }
-        let borrows = self.deputies.values().any(|deputy| deputy.borrows);
-        if borrows || !self.objects.is_empty() {
-            return self.recall();
-        }
-        Ok(self.link.send(&ToRemote::Freeze { tgid })?)
+        self.is_fetched(tgid);
+        Ok(())
     }
 
-    /// If a process was wanted home by itself, that is over; whether it was.
-    fn is_fetched(&mut self, tgid: i32) -> bool {
-        let asked = self.asked.remove(&tgid);
-        if asked {
+    /// If a process was wanted home by itself, that is over.
+    fn is_fetched(&mut self, tgid: i32) {
+        if self.asked.remove(&tgid) {
             tell(&format!("{FETCHED}{tgid}"));
         }
-        asked
     }
 
     /// Those that are away.

@@ -222,7 +222,7 @@ pub struct Offer {
 
 impl Ask {
     /// Of what follows on the connection: both agents have to speak the same.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 }
 
 /// The answer to an [`Ask`]. Where a process is taken in, nothing is sent before the asking side has sent [`GO`],

@@ -104,7 +104,7 @@ impl Away {
 
     /// Waits until it runs there; `false` where it did not leave.
     pub fn arrived(&mut self) -> bool {
-        self.says() == "away"
+        ["away", "away together"].contains(&self.says().as_str())
     }
 
     /// What home says next.

@@ -125,7 +125,8 @@ for round, _ in enumerate(sys.stdin):
     let line = log.find(|line| line.contains("nothing is kept")).unwrap();
     let octets = line.split("octets=").nth(1).unwrap().split_whitespace().next().unwrap();
     assert!(octets.parse::<u64>().unwrap() >= 48 << 20, "{line}");
-    let sent = away.says();
+    // Every second it says what is used, too.
+    let sent = std::iter::repeat_with(|| away.says()).find(|line| !line.starts_with("used: ")).unwrap();
     let numbers: Vec<u64> =
         sent.strip_prefix("sent: ").unwrap().split(' ').map(|number| number.parse().unwrap()).collect();
     let [octets, took, round_trip] = numbers[..] else { panic!("{sent}") };

@@ -1,5 +1,7 @@
 //! What root of a node asks for all its processes, or all its guests.
 
+use std::collections::BTreeMap;
+
 use nix::sys::signal::Signal;
 
 use super::process::Process;
@@ -14,16 +16,20 @@ impl Moves {
     pub(super) async fn bring(&self, caller: u32) -> Result<Answer, MoveError> {
         only_root(caller, "bring")?;
         let here = self.config()?.node;
-        let mut homes: Vec<(i32, Side)> = self
-            .all_away(&here)
-            .await?
-            .into_values()
-            .filter_map(|side| if let Kind::Home(pid) = side.kind { Some((pid, side)) } else { None })
-            .collect();
+        let mut sides = self.all_away(&here).await?;
+        sides.retain(|_, side| matches!(side.kind, Kind::Home(_)));
+        // One process of each is enough: those with it come along.
+        let mut first: BTreeMap<i32, i32> = BTreeMap::new();
+        for process in Process::all()?.values().filter(|process| sides.contains_key(&process.tracer)) {
+            let first = first.entry(process.tracer).or_insert(process.pid);
+            *first = process.pid.min(*first);
+        }
+        let mut homes: Vec<(i32, &Side)> =
+            first.into_iter().filter_map(|(side, pid)| Some((pid, sides.get(&side)?))).collect();
         homes.sort_by_key(|(pid, _)| *pid);
         let mut done = Done::default();
         for (pid, side) in homes {
-            done.note(self.fetch_alone(pid, &side, &here).await);
+            done.note(self.fetch_all_of(pid, side, &here).await);
         }
         done.answer()
     }
@@ -89,14 +95,9 @@ impl Moves {
     pub(super) async fn take_home(&self, config: &Config, from: &str, pid: i32) -> Result<(), MoveError> {
         let process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
         let side = Side::away(&process, &config.node)?.filter(|side| side.node == from);
-        let Some((side, with)) = side.and_then(|side| match side.kind {
-            Kind::Home(with) => Some((side, with)),
-            Kind::Guest => None,
-        }) else {
-            return Err(MoveError::NotThere { pid, node: from.to_owned() });
-        };
+        let side = side.ok_or_else(|| MoveError::NotThere { pid, node: from.to_owned() })?;
         tracing::info!(pid, node = from, "is sent home");
-        self.fetch_alone(with, &side, &config.node).await
+        self.fetch_all_of(pid, &side, &config.node).await
     }
 
     /// The program on another node that kept a guest of this one's has ended: what kept the guest's deputy is told.
@@ -118,7 +119,8 @@ impl Moves {
         Ok(())
     }
 
-    async fn fetch_alone(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
+    /// Fetches home what a side keeps, this process among it.
+    async fn fetch_all_of(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
         let _moving = self.begin(pid, here, false)?;
         self.fetch(pid, side, here).await
     }

@@ -118,15 +118,15 @@ impl Follows {
         self.state().sides.get(&side).is_some_and(|heard| !heard.together)
     }
 
-    /// A single process of a program's is going to be wanted at home: what comes back tells when that is over, or that the
-    /// program has ended. None: somebody else has that wish already.
-    pub fn fetch(&self, side: i32, pid: i32) -> Option<oneshot::Receiver<()>> {
+    /// A single process of a program's is going to be wanted at home. None: somebody else wants that already, or the
+    /// program is not heard.
+    pub fn fetch(&self, side: i32, pid: i32) -> Option<Fetch<'_>> {
         let (over, waits) = oneshot::channel();
         match self.state().sides.get_mut(&side)?.fetched.entry(pid) {
             Entry::Occupied(_) => None,
             Entry::Vacant(place) => {
                 place.insert(over);
-                Some(waits)
+                Some(Fetch { follows: self, side, pid, waits })
             }
         }
     }
@@ -136,6 +136,29 @@ impl Follows {
         let mut state = self.state();
         state.sides.values_mut().for_each(|heard| heard.recalled = true);
         state.waiting.clear();
+    }
+}
+
+/// The wish that a single process come home, until it is dropped.
+pub struct Fetch<'a> {
+    follows: &'a Follows,
+    side: i32,
+    pid: i32,
+    waits: oneshot::Receiver<()>,
+}
+
+impl Fetch<'_> {
+    /// Until it is said to be over, or the program has ended.
+    pub async fn waits(mut self) {
+        let _over = (&mut self.waits).await;
+    }
+}
+
+impl Drop for Fetch<'_> {
+    fn drop(&mut self) {
+        if let Some(heard) = self.follows.state().sides.get_mut(&self.side) {
+            heard.fetched.remove(&self.pid);
+        }
     }
 }
 

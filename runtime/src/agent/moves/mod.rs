@@ -274,7 +274,7 @@ impl Moves {
         match self.balancer.best_place(pid).await? {
             Some(address) => self.move_to(caller, pid, &address.to_string(), By::User).await,
             None if Side::away(&process, &here)?.is_some() => {
-                self.move_to(caller, pid, "home", By::User).await
+                self.move_to(caller, pid, "home", By::Load).await
             }
             // With a guest its own home has to be asked.
             None => match Side::guest(&process, &here)? {
@@ -312,7 +312,7 @@ impl Moves {
         let to = target.as_ref().map_or(&config.node, |peer| &peer.name);
         self.follows.forget(pid);
         let _moving = match by {
-            By::User => self.begin_after(pid, to).await?,
+            By::User | By::Load => self.begin_after(pid, to).await?,
             By::Itself(_) | By::Program => self.begin(pid, to, false)?,
         };
         // What has happened before has made it another one: it has come home, say, and become another program.
@@ -335,9 +335,12 @@ impl Moves {
                 return Ok(Answer::At { pid, node: side.node, home: config.node });
             }
             may_recall(caller, &side)?;
-            // Whom a user calls home, that comes with its like.
-            let alone = target.is_some() || by.offer().is_some();
-            self.recall(pid, &side, &config.node, alone).await?;
+            if target.is_none() && matches!(by, By::User) {
+                // What it has made comes with it.
+                self.recall(pid, &side, &config.node).await?;
+            } else {
+                self.recall_alone(pid, &side, &config.node).await?;
+            }
             // It may have become someone else's meanwhile.
             process = Process::look(pid)?.ok_or(MoveError::NoProcess { pid })?;
             process.may_be_moved_by(caller)?;
@@ -355,7 +358,7 @@ impl Moves {
                 peer.name
             }
             None => {
-                if by.offer().is_none() {
+                if matches!(by, By::User) {
                     self.fetch_family(caller, pid, &config.node).await?;
                 }
                 config.node.clone()
@@ -539,13 +542,25 @@ impl Moves {
         Ok(Answer::Listed { away, guests })
     }
 
-    /// Tells a process that is away to come home, and waits until it has.
-    async fn recall(&self, pid: i32, side: &Side, here: &str, alone: bool) -> Result<(), MoveError> {
-        if alone && self.follows.parts(side.pid) {
-            self.fetch_one(pid, side, here).await?;
-        } else {
-            self.fetch(pid, side, here).await?;
+    /// Tells a process that is away to come home, and what is kept with it, and waits until it has.
+    async fn recall(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
+        self.fetch(pid, side, here).await?;
+        self.is_home(pid, side)
+    }
+
+    /// The same without what is kept with it, where that can stay away.
+    async fn recall_alone(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
+        let kept = Process::all()?.values().filter(|process| process.tracer == side.pid).count();
+        if kept == 1 || !self.follows.parts(side.pid) {
+            return self.recall(pid, side, here).await;
         }
+        self.fetch_one(pid, side, here).await?;
+        // It may have become another program at home just before, which would follow where it was.
+        self.follows.forget(pid);
+        self.is_home(pid, side)
+    }
+
+    fn is_home(&self, pid: i32, side: &Side) -> Result<(), MoveError> {
         let ended = || MoveError::Ended { pid, node: side.node.clone() };
         let process = Process::look(pid)?.ok_or_else(ended)?;
         if process.has_memory() { Ok(()) } else { Err(ended()) }
@@ -565,17 +580,21 @@ impl Moves {
         }
     }
 
-    /// Has a side fetch one of its processes home, and waits until that is there.
+    /// Has a side fetch one of its processes home, and waits until that is there, or has ended.
     async fn fetch_one(&self, pid: i32, side: &Side, here: &str) -> Result<(), MoveError> {
-        let keeper = keeper(side, here)?.ok_or(MoveError::Busy { pid })?;
-        let over = self.follows.fetch(side.pid, pid).ok_or(MoveError::Busy { pid })?;
-        sys::signal(&keeper, migrate::fetch_signal(), pid)?;
-        let still_away = || MoveError::StillAway { pid, node: side.node.clone() };
-        // The side may have ended, with what it kept at home.
-        let _over = timeout(HOMECOMING, over).await.map_err(|_| still_away())?;
-        let process = Process::look(pid)?;
-        let away = process.map(|process| Side::away(&process, here)).transpose()?.flatten();
-        if away.is_some() { Err(still_away()) } else { Ok(()) }
+        let is_away = || -> io::Result<bool> {
+            let process = Process::look(pid)?;
+            Ok(process.map(|process| Side::away(&process, here)).transpose()?.flatten().is_some())
+        };
+        if let Some(keeper) = keeper(side, here)?
+            && let Some(over) = self.follows.fetch(side.pid, pid)
+        {
+            // One that has ended has none left away.
+            if sys::signal(&keeper, migrate::fetch_signal(), pid).is_ok() {
+                let _over_or_late = timeout(HOMECOMING, over.waits()).await;
+            }
+        }
+        if is_away()? { Err(MoveError::StillAway { pid, node: side.node.clone() }) } else { Ok(()) }
     }
 
     fn is_moving(&self, pid: i32) -> bool {
@@ -640,6 +659,8 @@ struct Way {
 enum By {
     /// Its user.
     User,
+    /// Its user, where the load asks for.
+    Load,
     /// Itself, to share the load.
     Itself(Offer),
     /// It has become another program where it was: that it is to stay there keeps it from nothing.
@@ -650,7 +671,7 @@ impl By {
     fn offer(self) -> Option<Offer> {
         match self {
             Self::Itself(offer) => Some(offer),
-            Self::User | Self::Program => None,
+            Self::User | Self::Load | Self::Program => None,
         }
     }
 }
@@ -699,7 +720,7 @@ fn company(caller: u32, pid: i32, notes: &Notes) -> Result<Vec<Process>, MoveErr
     Ok(company)
 }
 
-/// All that this side keeps comes home, so the user has to have the right to what it was started for.
+/// All that this side keeps may come home, so the user has to have the right to what it was started for.
 fn may_recall(caller: u32, side: &Side) -> Result<(), MoveError> {
     let Kind::Home(with) = side.kind else { return Ok(()) };
     let first = Process::look(with)?.filter(|process| process.tracer == side.pid);

@@ -1,6 +1,8 @@
 //! What happens to deputies, and what the remote node says of their bodies.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
@@ -13,6 +15,7 @@ use super::connector::Wanted;
 use super::{Arriving, Deputy, Home, HomeError, OnItsWay};
 use crate::migrate::freeze::{empty_thread, octets};
 use crate::migrate::image::{Channel, ToHome, ToRemote};
+use crate::migrate::lasting::PING;
 use crate::migrate::look;
 use crate::migrate::restart;
 use crate::migrate::sys;
@@ -90,9 +93,9 @@ impl Home {
         self.early.remove(&tid);
         self.standing.remove(&tid);
         self.copies.forget(tid);
+        self.is_fetched(tid);
         let Some(deputy) = self.deputies.remove(&tid) else { return Ok(()) };
         if tid == deputy.tgid {
-            self.is_fetched(tid);
             self.deputies.retain(|_, other| other.tgid != tid);
             self.arriving.retain(|one| one.image.tgid != tid);
             return Ok(self.link.send(&ToRemote::End { tgid: tid })?);
@@ -110,8 +113,8 @@ impl Home {
         }
     }
 
-    /// A body has met something that can be done at home only.
-    fn asks_to_go_home(&mut self, tgid: i32) -> Result<(), HomeError> {
+    /// A body has met something that can be done at home only, or is wanted there; what shares memory goes together.
+    pub(super) fn asks_to_go_home(&mut self, tgid: i32) -> Result<(), HomeError> {
         if self.objects.is_empty() {
             return Ok(self.link.send(&ToRemote::Freeze { tgid })?);
         }
@@ -365,11 +368,7 @@ impl Home {
             }
             ToHome::NotFrozen { tgid, reason } => self.stays_away(tgid, &HomeError::Refused(reason))?,
             ToHome::Whole { tgid } => self.is_whole(tgid),
-            ToHome::Used(used) => {
-                for (tgid, micros, runs) in used.iter().filter(|it| self.deputies.contains_key(&it.0)) {
-                    tell(&format!("{USED}{tgid} {micros} {}", u8::from(*runs)));
-                }
-            }
+            ToHome::Used(used) => self.tell_use(used),
             ToHome::Forgotten { tgid } => self.give_up_copy(tgid)?,
             ToHome::Asks { tgid } => self.asks_to_go_home(tgid)?,
             ToHome::Lost { tid, generation } => self.lost_there(tid, generation)?,
@@ -385,6 +384,19 @@ impl Home {
             }
         }
         Ok(())
+    }
+
+    /// What the other node says more often than it should is passed over: the agent has other things to hear.
+    fn tell_use(&mut self, used: Vec<(i32, u64, bool)>) {
+        if !self.departing.is_empty() || self.told_use.is_some_and(|at| at.elapsed() < PING / 2) {
+            return;
+        }
+        self.told_use = Some(Instant::now());
+        let all: BTreeMap<i32, (u64, bool)> =
+            used.into_iter().map(|(tgid, micros, runs)| (tgid, (micros, runs))).collect();
+        for (tgid, (micros, runs)) in all.iter().filter(|(tgid, _)| self.deputies.contains_key(tgid)) {
+            tell(&format!("{USED}{tgid} {micros} {}", u8::from(*runs)));
+        }
     }
 
     /// A fatal signal has ended the body: the deputy dies of the same, so that its parent sees it.

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tesela_shim::layout::{self, REGION};
 
 use super::events::or_gone;
-use super::{Arriving, Home, HomeError};
+use super::{Arriving, Deputy, Home, HomeError};
 use crate::migrate::freeze::registers_from_words;
 use crate::migrate::image::{Channel, Image, Mapping, ThreadImage, ToRemote};
 use crate::migrate::link::{self, Keys, LinkError};
@@ -151,14 +151,12 @@ impl Home {
         }
         let here: Vec<i32> =
             self.deputies.iter().filter(|(_, deputy)| deputy.tgid == tgid).map(|(tid, _)| *tid).collect();
-        for tid in here {
-            if let Some(deputy) = self.deputies.remove(&tid) {
-                deputy.tracee.detach()?;
-            }
-        }
+        let here: Vec<Deputy> = here.into_iter().filter_map(|tid| self.deputies.remove(&tid)).collect();
+        let free = here.into_iter().try_for_each(|deputy| deputy.tracee.detach());
+        self.is_fetched(tgid);
+        free?;
         tracing::info!(pid = tgid, "at home again");
         self.at_home = true;
-        self.is_fetched(tgid);
         self.standing.remove(&tgid);
         self.copies.forget(tgid);
         self.on_their_way.retain(|signal| signal.tgid != tgid);
