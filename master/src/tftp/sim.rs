@@ -35,6 +35,8 @@ struct Client {
     received: Vec<u8>,
     expected: u64,
     in_window: u16,
+    /// It has heard of the transfer.
+    begun: bool,
     done: bool,
     heard: Instant,
 }
@@ -81,6 +83,7 @@ impl World {
 impl Client {
     /// Takes a packet in; the block to acknowledge, if any.
     fn receive(&mut self, packet: &[u8]) -> Option<u16> {
+        self.begun = true;
         if packet[1] == 6 {
             return (self.expected == 1).then_some(0);
         }
@@ -110,8 +113,15 @@ pub fn run(octets: &[u8], mode: Mode, terms: Terms, offered: bool, link: Link) -
     let began = Instant::now();
     let mut source = Source::new(Content::from(Bytes::copy_from_slice(octets)), mode).unwrap();
     let mut session = Session::new(terms, source.size(), offered, began);
-    let mut client =
-        Client { terms, received: Vec::new(), expected: 1, in_window: 0, done: false, heard: began };
+    let mut client = Client {
+        terms,
+        received: Vec::new(),
+        expected: 1,
+        in_window: 0,
+        begun: false,
+        done: false,
+        heard: began,
+    };
     let mut world = World { link, now: began, random: link.seed, events: BTreeMap::new(), serial: 0 };
     let (mut sent, mut scratch) = (0, Vec::new());
     let mut action = session.start(began);
@@ -133,8 +143,9 @@ pub fn run(octets: &[u8], mode: Mode, terms: Terms, offered: bool, link: Link) -
         if ended && world.events.is_empty() {
             break;
         }
-        let client_due = client.heard + Duration::from_secs(1);
-        let due = session.deadline().min(client_due);
+        // Its own patience.
+        let client_due = (client.begun && !client.done).then(|| client.heard + Duration::from_secs(1));
+        let due = client_due.map_or(session.deadline(), |due| due.min(session.deadline()));
         let next = world.events.first_key_value().map(|((at, _), _)| *at);
         match next {
             Some(at) if ended || at <= due => {
@@ -152,8 +163,8 @@ pub fn run(octets: &[u8], mode: Mode, terms: Terms, offered: bool, link: Link) -
                     Packet::ToServer(packet) => action = session.receive(&packet, at),
                 }
             }
-            _ if client_due < session.deadline() && !client.done && client.expected > 1 => {
-                // The client's own patience ends first: it says once more what it has.
+            _ if let Some(client_due) = client_due.filter(|due| *due < session.deadline()) => {
+                // That ends first: it says once more what it has.
                 world.now = client_due;
                 client.heard = client_due;
                 client.in_window = 0;
@@ -163,7 +174,6 @@ pub fn run(octets: &[u8], mode: Mode, terms: Terms, offered: bool, link: Link) -
             }
             _ => {
                 world.now = world.now.max(session.deadline());
-                client.heard = client.heard.max(world.now - Duration::from_secs(1));
                 action = session.expire(world.now);
             }
         }
