@@ -1,4 +1,4 @@
-# make lab · make test · make bench · make soak: each installs what it needs on Debian 12 with Rust.
+# make lab · make test · make bench · make soak · make deb: each installs what it needs on Debian 12 with Rust.
 #
 # Everything is built as the caller. What runs needs root, for it makes network namespaces and serves
 # low ports: scripts/as-root.sh is root already, or asks sudo.
@@ -8,7 +8,7 @@ ROOT   := scripts/as-root.sh
 # Every test program runs through this; cargo itself does not.
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(CURDIR)/$(ROOT)
 
-.PHONY: lab test lint bench soak node-binaries deps-run deps-test deps-bench
+.PHONY: lab test lint bench soak deb node-binaries deps-run deps-test deps-bench deps-deb
 
 # From nothing to two diskless members, one with a BIOS and one with UEFI.
 lab: deps-run node-binaries
@@ -51,11 +51,17 @@ soak: deps-test node-binaries
 	  cargo test --package tesela-tests --test programs -- $$nodes $(PROGRAMS); \
 	done
 
+# Debian packages, in target/deb: `tesela` for a master, `tesela-node` for it and for any machine that joins.
+deb: deps-deb node-binaries
+	cargo build --release --package tesela
+	rm -rf target/deb
+	scripts/deb.sh target/release/tesela target/deb
+
 # stage1 and the agent run in images of any age: static. `--target` keeps the flag from build scripts.
 node-binaries:
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile node \
 	  --package tesela-node-image --bin stage1 --package tesela-runtime --bin teselad --bin tesela-tools \
 	  --target $(TARGET) --target-dir target/static
 
-deps-run deps-test deps-bench: deps-%:
+deps-run deps-test deps-bench deps-deb: deps-%:
 	scripts/deps.sh $*

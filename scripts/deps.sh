@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs, when they are missing: scripts/deps.sh run|test|bench …
+# Installs the Debian packages that a purpose needs, when they are missing: scripts/deps.sh run|test|bench|deb …
 #   run    what the master and the lab use      test   and the clients that the tests use
 #   bench  and the servers that the benchmark measures against
+#   deb    what makes Debian packages
 set -euo pipefail
 
 run=(build-essential ca-certificates iproute2 openssh-client procps util-linux
      mmdebstrap debian-archive-keyring squashfs-tools zstd xz-utils
      ipxe shim-signed grub-efi-amd64-signed
      qemu-system-x86 ipxe-qemu ovmf seabios dnsmasq-base)
-test=("${run[@]}" bc busybox-static cpio curl iputils-arping isc-dhcp-client isc-dhcp-relay
+test=("${run[@]}" bc busybox-static cpio curl debhelper iputils-arping isc-dhcp-client isc-dhcp-relay
       kea-admin kmod libnfs-utils nftables openssh-server python3 tftp-hpa atftp udhcpc)
 bench=("${test[@]}" kea-dhcp4-server nfs-ganesha nfs-ganesha-vfs strace tftpd-hpa)
+deb=(build-essential debhelper)
 
 packages=()
 for purpose in "$@"; do
     case $purpose in
-        run|test|bench) declare -n set=$purpose; packages+=("${set[@]}") ;;
-        *) echo "deps.sh: run, test or bench, not \`$purpose'" >&2; exit 2 ;;
+        run|test|bench|deb) declare -n set=$purpose; packages+=("${set[@]}") ;;
+        *) echo "deps.sh: run, test, bench or deb, not \`$purpose'" >&2; exit 2 ;;
     esac
 done
 

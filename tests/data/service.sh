@@ -1,13 +1,11 @@
-# On a node, from the directory with the program and the files of packaging/: runs the master as the service that is
-# packaged, for one machine behind a veth pair, and prints what it sees. The state is on a tmpfs, since over the
-# node's own NFS root the service's capabilities count for nothing.
+# On a node, from the directory with the packages: installs them, runs the master as their service, for one machine
+# behind a veth pair, installs them again over it, purges the master's, and prints what it sees. The state is on a tmpfs,
+# since over the node's own NFS root the service's capabilities count for nothing.
 set -eu
-install -m 755 tesela /usr/bin/
-install -D -m 755 -t /usr/lib/tesela stage1 teselad tesela-tools
-PATH=$PATH:/usr/lib/tesela
-install -m 644 tesela.service tesela-member.service /usr/lib/systemd/system/
-install -m 644 tesela.sysusers /usr/lib/sysusers.d/tesela.conf
-install -m 644 tesela.tmpfiles /usr/lib/tmpfiles.d/tesela.conf
+export DEBIAN_FRONTEND=noninteractive
+said() { "$@" > said 2>&1 || { cat said >&2; exit 1; }; grep '^tesela:' said || :; }
+said dpkg --install tesela*.deb
+systemctl is-enabled tesela || :
 ip netns add machine
 ip link add name inner type veth peer name outer netns machine
 ip addr add 10.99.0.1/24 dev inner
@@ -37,9 +35,6 @@ mount -t tmpfs -o size=100m state /var/lib/tesela
 
 # The administrator builds before the service ever ran, and again while it runs.
 tesela image build 2>/dev/null >&2
-systemctl daemon-reload
-systemd-sysusers tesela.conf 2>/dev/null
-systemd-tmpfiles --create tesela.conf
 systemctl start tesela
 systemctl is-active tesela
 tesela image build --refresh 2>/dev/null >&2
@@ -49,7 +44,7 @@ runuser -u demo -- tesela node list 2>/dev/null || echo "not for demo"
 # The master is a member itself, which Wants= has started behind it.
 systemctl start tesela-member
 stat -c '%A %U' /run/tesela/member /run/tesela/agent
-tesela-tools showmap --socket /run/tesela/agent/agent.sock | sed -n '1p;$p'
+showmap --socket /run/tesela/agent/agent.sock | sed -n '1p;$p'
 grep -c '"m1"' /run/tesela/member/peers.json
 
 ip netns exec machine sh -eu <<'MACHINE'
@@ -78,7 +73,15 @@ grep -c '"m[12]"' /run/tesela/member/peers.json
 echo '  m3: {profile: none}' >> /etc/tesela/cluster.yaml
 systemctl reload tesela 2>/dev/null || echo "not reloaded"
 tesela node list | grep -c '^m[12] '
+before=$(systemctl show --value -p MainPID tesela)
+said dpkg --install tesela_*.deb
+systemctl is-active tesela
+test "$before" -ne "$(systemctl show --value -p MainPID tesela)" && echo "started again"
+tesela node list | grep -c '^m[12] '
 systemctl stop tesela tesela-member
 systemctl show -p Result tesela
 # The agent's, in the same directory.
 stat -c '%A %U' /run/tesela/node.key
+said dpkg --purge tesela
+systemctl show -p LoadState tesela
+ls -d /var/lib/tesela/keys /usr/bin/tesela 2>/dev/null || :

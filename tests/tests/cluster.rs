@@ -232,29 +232,27 @@ fn kept_writes_are_there_at_the_next_boot(lab: &Lab) {
 /// The unit of packaging/ on a Debian of its own: confined as it is, it serves, reloads and comes back.
 fn the_packaged_service_works(lab: &Lab) {
     let kit = tempfile::tempdir().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for file in ["tesela.service", "tesela-member.service", "tesela.sysusers", "tesela.tmpfiles"] {
-        fs::copy(source.join("../packaging").join(file), kit.path().join(file)).unwrap();
-    }
-    fs::copy(source.join("data/service.sh"), kit.path().join("service.sh")).unwrap();
-    // Nothing boots from the image.
-    fs::write(kit.path().join("stage1"), "stage1").unwrap();
-    for program in ["teselad", "tesela-tools"] {
-        let built =
-            tesela().ancestors().nth(2).unwrap().join("static/x86_64-unknown-linux-gnu/node").join(program);
-        fs::copy(built, kit.path().join(program)).unwrap();
-    }
-    let stripped = Command::new("strip").arg("-o").arg(kit.path().join("tesela")).arg(tesela()).status();
-    assert!(stripped.unwrap().success());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let packed = Command::new(source.join("scripts/deb.sh"))
+        .args([tesela().as_path(), kit.path()])
+        .env("DPKG_DEB_COMPRESSOR_TYPE", "none")
+        .output()
+        .unwrap();
+    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+    fs::copy(source.join("tests/data/service.sh"), kit.path().join("service.sh")).unwrap();
     let packed = Command::new("tar").arg("-C").arg(kit.path()).args(["-cf", "-", "."]).output().unwrap();
     let unpack = "mkdir /root/kit && cd /root/kit && tar -xf - && sh service.sh";
     let done = lab.fed("n2", unpack, &packed.stdout);
     let stderr = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{}\n{stderr}", String::from_utf8_lossy(&done.stdout));
-    let expected = "active\ndrwxrwx--T root\ndrwxr-xr-x root\nsrw------- tesela\n1\nnot for demo\n\
+    let expected = "tesela: tesela init writes a first /etc/tesela/cluster.yaml, tesela image build makes its image,\n\
+                    tesela: and systemctl enable --now tesela begins to serve.\ndisabled\n\
+                    active\ndrwxrwx--T root\ndrwxr-xr-x root\nsrw------- tesela\n1\nnot for demo\n\
                     drwx------ tesela\ndrwxr-xr-x root\nMy Node-Id: 0x0001\n\
                     0x0001       10.99.0.1        1\n1\n\
                     private\n-rwsr-xr-x 1234\nprivate\nwritten\nNRestarts=1\n\
-                    2\n2\nnot reloaded\n2\nResult=success\n-rw------- root\n";
+                    2\n2\nnot reloaded\n2\nactive\nstarted again\n2\nResult=success\n-rw------- root\n\
+                    tesela: /var/lib/tesela is kept, with the cluster's keys and what its nodes have written.\n\
+                    LoadState=not-found\n/var/lib/tesela/keys\n";
     assert_eq!(String::from_utf8_lossy(&done.stdout), expected, "{stderr}");
 }
