@@ -22,4 +22,5 @@ pub mod render;
 pub mod serve;
 pub mod sntp;
 pub mod tftp;
+pub mod wake;
 pub mod web;

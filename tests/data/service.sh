@@ -4,6 +4,8 @@
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 said() { "$@" > said 2>&1 || { cat said >&2; exit 1; }; grep '^tesela:' said || :; }
+mkdir -p /var/lib/tesela
+mount -t tmpfs -o size=100m state /var/lib/tesela
 said dpkg --install tesela*.deb
 systemctl is-enabled tesela || :
 ip netns add machine
@@ -30,8 +32,6 @@ profiles: {node: {image: base}}
 nodes:
   m1: {mac: 02:00:00:00:00:01, address: 10.99.0.11, profile: node}
 YAML
-mkdir -p /var/lib/tesela
-mount -t tmpfs -o size=100m state /var/lib/tesela
 
 # The administrator builds before the service ever ran, and again while it runs.
 tesela image build 2>/dev/null >&2

@@ -44,6 +44,7 @@ fn two_machines_become_members_and_stay() {
     an_edited_template_is_seen(&lab);
     a_crash_of_the_master_is_not_noticed(&lab);
     kept_writes_are_there_at_the_next_boot(&lab);
+    a_node_that_ends_sends_its_guests_home(&lab);
     the_packaged_service_works(&lab);
 }
 
@@ -230,6 +231,29 @@ fn kept_writes_are_there_at_the_next_boot(lab: &Lab) {
 }
 
 /// The unit of packaging/ on a Debian of its own: confined as it is, it serves, reloads and comes back.
+/// And boots again, as the master has told it.
+fn a_node_that_ends_sends_its_guests_home(lab: &Lab) {
+    let mut program = lab.on(
+        "n1",
+        "awk 'BEGIN { while (getline < \"/root/end\" < 0) i++; print \"done\" }' & echo $!; wait $!",
+    );
+    let mut program = program.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let pid = lines.next().unwrap().unwrap();
+    assert_eq!(lab.said("n1", &format!("migrate {pid} n2")), format!("{pid}: on n2, at home on n1"));
+    let boot = lab.said("n2", "cat /proc/sys/kernel/random/boot_id");
+    let mut events = lab.events(Duration::from_secs(300));
+    let told = lab.tesela(&["node", "power", "n2", "reboot"]);
+    assert_eq!(String::from_utf8_lossy(&told.stdout), "n2 boots again\n", "{told:?}");
+    events.await_stage("n2", "kernel");
+    assert_eq!(lab.said("n1", "migrate --list"), "nothing is away, and nothing is here from elsewhere");
+    lab.said("n1", "touch /root/end");
+    assert_eq!(lines.next().unwrap().unwrap(), "done");
+    assert!(program.wait().unwrap().success());
+    events.await_stage("n2", "member");
+    assert_ne!(lab.said("n2", "cat /proc/sys/kernel/random/boot_id"), boot);
+}
+
 fn the_packaged_service_works(lab: &Lab) {
     let kit = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

@@ -4,12 +4,14 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use clap::Subcommand;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::boot::{Rebase, RebaseHow};
 use crate::cluster::{Mac, NodeSet};
 use crate::inventory::{Event, Stage, Timestamp, Vitals};
 use crate::web::client;
-use crate::web::views::{Accept, Accepted, Forgotten, Joins, NodeDetail, NodeView};
+use crate::web::views::{Accept, Accepted, Forgotten, Joins, NodeDetail, NodeView, PowerTo, Powered};
 
 use super::{Common, Outcome, table};
 
@@ -70,6 +72,17 @@ pub(crate) enum Node {
     Token {
         /// Which node.
         node: String,
+    },
+    /// Switches nodes on, by Wake-on-LAN, or off, or has them boot again, by their agents.
+    ///
+    /// Guests of a node go home before it ends.
+    Power {
+        /// A name, or a range as n[1-40].
+        node: NodeSet,
+        /// What is to become of them.
+        // Not `state`, which is an option of all commands.
+        #[arg(value_name = "STATE")]
+        to: PowerTo,
     },
     /// Forgets what was learnt of a node, and what it wrote if cluster.yaml has it no more; cluster.yaml
     /// stays as it is.
@@ -157,6 +170,7 @@ pub(crate) fn run(common: &Common, command: &Node) -> Outcome {
             let Joins { master, token } = client::post(socket, &target, &())?;
             println!("teselad join {master} --token {token}");
         }
+        Node::Power { node, to } => return power(socket, node, *to),
         Node::Forget { node } => {
             let target = format!("/v1/nodes/{}/forget", client::escape(node));
             let Forgotten { is_node } = client::post(socket, &target, &())?;
@@ -191,42 +205,52 @@ pub(crate) fn accept_hint(flags: String, nodes: &[NodeView]) -> String {
     format!("tesela {flags}node accept {}", free.map_or("NAME", |node| &node.name))
 }
 
-/// All of them are tried; it has failed if one has.
-fn rebase(socket: &Path, sets: &[NodeSet], how: RebaseHow) -> Outcome {
-    let nodes: Vec<&String> = sets.iter().flat_map(NodeSet::names).collect();
-    let mut failed = 0;
-    for node in &nodes {
-        let target = format!("/v1/nodes/{}/rebase", client::escape(node));
-        let told: Rebase = match client::post(socket, &target, &how) {
-            Ok(told) => told,
+/// Asks something of each of these nodes. All of them are tried; it has failed if one has, which `failed` says of so many.
+fn each<T: DeserializeOwned>(
+    socket: &Path,
+    nodes: &[&String],
+    what: &str,
+    body: &impl Serialize,
+    mut told: impl FnMut(&str, T),
+    failed: &str,
+) -> Outcome {
+    let mut refused = 0;
+    for node in nodes {
+        match client::post(socket, &format!("/v1/nodes/{}/{what}", client::escape(node)), body) {
+            Ok(answer) => told(node, answer),
             Err(client::Error::Refused(why)) => {
                 eprintln!("error: {why}");
-                failed += 1;
-                continue;
+                refused += 1;
             }
             Err(error) => return Err(error.into()),
-        };
-        match told {
-            Rebase { from, to, .. } if from == to => println!("{node} is on the newest build, {to}"),
-            Rebase { from, to, kept: false, .. } => {
-                println!(
-                    "{node} has no writes to keep, and goes from {from} to {to} at its next boot by itself"
-                );
-            }
-            Rebase { from, to, conflicts, .. } => {
-                println!("{node} {} from {from} to {to}", if how.only_look { "would go" } else { "goes" });
-                for path in conflicts {
-                    println!(
-                        "  {path}: changed by the node and by the newer build; the node's version holds"
-                    );
-                }
-            }
         }
     }
-    match (failed, nodes.len()) {
+    match (refused, nodes.len()) {
         (0, _) => Ok(()),
-        (failed, all) => Err(miette::miette!("{failed} of {all} nodes stay where they are").into()),
+        (refused, all) => Err(miette::miette!("{refused} of {all} nodes {failed}").into()),
     }
+}
+
+fn power(socket: &Path, set: &NodeSet, to: PowerTo) -> Outcome {
+    let told = |node: &str, Powered { said }: Powered| println!("{node} {said}");
+    each(socket, &set.names().iter().collect::<Vec<_>>(), "power", &to, told, "stay as they are")
+}
+
+fn rebase(socket: &Path, sets: &[NodeSet], how: RebaseHow) -> Outcome {
+    let nodes: Vec<&String> = sets.iter().flat_map(NodeSet::names).collect();
+    let told = |node: &str, told: Rebase| match told {
+        Rebase { from, to, .. } if from == to => println!("{node} is on the newest build, {to}"),
+        Rebase { from, to, kept: false, .. } => {
+            println!("{node} has no writes to keep, and goes from {from} to {to} at its next boot by itself");
+        }
+        Rebase { from, to, conflicts, .. } => {
+            println!("{node} {} from {from} to {to}", if how.only_look { "would go" } else { "goes" });
+            for path in conflicts {
+                println!("  {path}: changed by the node and by the newer build; the node's version holds");
+            }
+        }
+    };
+    each(socket, &nodes, "rebase", &how, told, "stay where they are")
 }
 
 const HEAD: [&str; 7] = ["NODE", "STAGE", "SINCE", "ADDRESS", "FIRMWARE", "FETCHED LAST", "REMARK"];

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tesela_runtime::agent::Peer;
-use tesela_runtime::wire::{FrameReader, PeersPart, Refresh, ToMaster, ToNode, Welcome, frame};
+use tesela_runtime::wire::{
+    FrameReader, PeersPart, Power, PowerAction, Refresh, ToMaster, ToNode, Welcome, frame,
+};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -39,14 +41,30 @@ struct Connected {
     requests: mpsc::Sender<Request>,
 }
 
-struct Request {
-    refresh: Refresh,
-    answer: oneshot::Sender<Vec<String>>,
+/// What a node is asked for, with who waits for the answer. The connection numbers it.
+enum Request {
+    Refresh(Refresh, oneshot::Sender<Vec<String>>),
+    Power(PowerAction, oneshot::Sender<Option<String>>),
 }
 
-/// Why a node did not look again. It will by itself within a minute, or sees all anew when it boots.
+/// Who waits for an answer.
+enum Pending {
+    Refresh(oneshot::Sender<Vec<String>>),
+    Power(oneshot::Sender<Option<String>>),
+}
+
+impl Pending {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Refresh(answer) => answer.is_closed(),
+            Self::Power(answer) => answer.is_closed(),
+        }
+    }
+}
+
+/// Why a node did not do what it was asked for. It looks again by itself within a minute, or sees all anew when it boots.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RefreshError {
+pub enum AskError {
     /// Its agent is not connected, or went while it was asked.
     #[error("the agent is not connected")]
     NotConnected,
@@ -56,6 +74,9 @@ pub enum RefreshError {
     /// It could not look at some of the paths.
     #[error("the node cannot look at {}", .0.join(", "))]
     Failed(Vec<String>),
+    /// It cannot be switched off.
+    #[error("{0}")]
+    Power(String),
 }
 
 impl Agents {
@@ -77,30 +98,49 @@ impl Agents {
     /// open on the node that begins after this sees what is there now.
     ///
     /// # Errors
-    /// [`RefreshError`].
+    /// [`AskError`].
     pub async fn refresh(
         &self,
         node: &str,
         paths: impl IntoIterator<Item = String>,
         patience: Duration,
-    ) -> Result<(), RefreshError> {
+    ) -> Result<(), AskError> {
         let requests = self.lock().connected.get(node).map(|connected| connected.requests.clone());
-        let requests = requests.ok_or(RefreshError::NotConnected)?;
+        let requests = requests.ok_or(AskError::NotConnected)?;
         let ask = async {
             let mut answers = Vec::new();
             // The connection numbers them.
             for refresh in Refresh::in_frames(0, paths) {
                 let (answer, answered) = oneshot::channel();
-                requests.send(Request { refresh, answer }).await.map_err(|_| RefreshError::NotConnected)?;
+                let request = Request::Refresh(refresh, answer);
+                requests.send(request).await.map_err(|_| AskError::NotConnected)?;
                 answers.push(answered);
             }
             let mut failed = Vec::new();
             for answered in answers {
-                failed.extend(answered.await.map_err(|_| RefreshError::NotConnected)?);
+                failed.extend(answered.await.map_err(|_| AskError::NotConnected)?);
             }
-            if failed.is_empty() { Ok(()) } else { Err(RefreshError::Failed(failed)) }
+            if failed.is_empty() { Ok(()) } else { Err(AskError::Failed(failed)) }
         };
-        timeout(patience, ask).await.unwrap_or(Err(RefreshError::Late(patience)))
+        timeout(patience, ask).await.unwrap_or(Err(AskError::Late(patience)))
+    }
+
+    /// Has the machine of `node` end, and waits until it has begun to.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn power(&self, node: &str, action: PowerAction, patience: Duration) -> Result<(), AskError> {
+        let requests = self.lock().connected.get(node).map(|connected| connected.requests.clone());
+        let requests = requests.ok_or(AskError::NotConnected)?;
+        let ask = async {
+            let (answer, answered) = oneshot::channel();
+            requests.send(Request::Power(action, answer)).await.map_err(|_| AskError::NotConnected)?;
+            match answered.await.map_err(|_| AskError::NotConnected)? {
+                None => Ok(()),
+                Some(why) => Err(AskError::Power(why)),
+            }
+        };
+        timeout(patience, ask).await.unwrap_or(Err(AskError::Late(patience)))
     }
 
     /// A new connection of a node; the one before it, if any, finds its requests closed.
@@ -196,7 +236,7 @@ struct Session<'a, W> {
     node: String,
     address: Ipv4Addr,
     write: W,
-    pending: HashMap<u64, oneshot::Sender<Vec<String>>>,
+    pending: HashMap<u64, Pending>,
     next_id: u64,
     /// What it was told of the nodes last.
     peers: Option<Vec<Peer>>,
@@ -227,19 +267,27 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     }
                 }
                 request = requests.recv() => match request {
-                    Some(Request { mut refresh, answer }) => {
-                        self.next_id += 1;
-                        refresh.id = self.next_id;
-                        self.pending.retain(|_, answer| !answer.is_closed());
-                        self.pending.insert(refresh.id, answer);
-                        self.say(ToNode::Refresh(refresh)).await
-                    }
+                    Some(request) => self.ask(request).await,
                     None => Err(Ended::Replaced),
                 },
                 () = sleep_until(silent_from) => Err(Ended::Silent),
             };
         }
         said.err().unwrap_or(Ended::Closed)
+    }
+
+    async fn ask(&mut self, request: Request) -> Result<(), Ended> {
+        self.next_id += 1;
+        let id = self.next_id;
+        let (message, waits) = match request {
+            Request::Refresh(refresh, answer) => {
+                (ToNode::Refresh(Refresh { id, ..refresh }), Pending::Refresh(answer))
+            }
+            Request::Power(action, answer) => (ToNode::Power(Power { id, action }), Pending::Power(answer)),
+        };
+        self.pending.retain(|_, waits| !waits.is_closed());
+        self.pending.insert(id, waits);
+        self.say(message).await
     }
 
     async fn heard(&mut self, message: ToMaster) -> Result<(), Ended> {
@@ -257,9 +305,15 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 self.tell_peers().await
             }
             ToMaster::Refreshed(refreshed) => {
-                if let Some(answer) = self.pending.remove(&refreshed.id) {
+                if let Some(Pending::Refresh(answer)) = self.pending.remove(&refreshed.id) {
                     // Who asked may have stopped waiting.
                     let _nobody_waits = answer.send(refreshed.failed);
+                }
+                Ok(())
+            }
+            ToMaster::Powering(powering) => {
+                if let Some(Pending::Power(answer)) = self.pending.remove(&powering.id) {
+                    let _nobody_waits = answer.send(powering.failed);
                 }
                 Ok(())
             }

@@ -31,7 +31,7 @@ use rustls::ServerConfig;
 use tesela_runtime::agent::Peer;
 use tesela_runtime::wire::{FrameError, Heartbeat, Hello};
 
-pub use agents::{Agents, RefreshError};
+pub use agents::{Agents, AskError};
 pub use metrics::Metrics;
 pub use server::serve;
 

@@ -206,8 +206,8 @@ async fn a_node_enrols_and_its_agent_is_a_member() {
     agents.refresh("n1", paths(), PATIENCE).await.unwrap();
     let too_long = format!("/{}", "x".repeat(300));
     let failed = agents.refresh("n1", [too_long], PATIENCE).await;
-    assert!(matches!(failed, Err(RefreshError::Failed(_))), "{failed:?}");
-    assert_eq!(agents.refresh("n2", paths(), PATIENCE).await, Err(RefreshError::NotConnected));
+    assert!(matches!(failed, Err(AskError::Failed(_))), "{failed:?}");
+    assert_eq!(agents.refresh("n2", paths(), PATIENCE).await, Err(AskError::NotConnected));
 
     assert_eq!(master.told().await, Told::Heartbeat("n1".into()));
     stop.send(()).unwrap();

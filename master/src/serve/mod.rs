@@ -171,7 +171,7 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
         tls: keys.server_config(address)?,
         keys,
         members: Arc::new(control::MembersOf(Arc::clone(&site))),
-        agents,
+        agents: agents.clone(),
         metrics: control_metrics,
     });
     tasks.spawn(crate::control::serve(control, control_socket, stop.clone()));
@@ -185,7 +185,8 @@ pub async fn run(options: Options, ready: impl FnOnce(&Site)) -> Result<(), Serv
     tasks.spawn(told("TFTP", tftp_server.run(Arc::new(tftp::BySite(Arc::clone(&site))), stop.clone())));
     let router = http::router(http::Service { site: Arc::clone(&site), metrics });
     tasks.spawn(http::serve(http_socket, router, stop.clone()));
-    let api = axum::serve(api_socket, web::router(web::Api { site: Arc::clone(&site), stop: stop.clone() }));
+    let api = web::Api { site: Arc::clone(&site), agents, stop: stop.clone() };
+    let api = axum::serve(api_socket, web::router(api));
     tasks.spawn(told("the API", api.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
     tasks.spawn(watch::templates(Arc::clone(&site), stop.clone()));
     tasks.spawn(watch::held_addresses(Arc::clone(&site), stop.clone()));

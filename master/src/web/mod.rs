@@ -6,6 +6,7 @@ pub mod client;
 pub mod views;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -15,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
+use tesela_runtime::wire::PowerAction;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
@@ -22,14 +24,20 @@ use crate::boot::{
     AcceptError, Acceptance, Acceptances, ApplyError, ForgetError, JoinError, Passed, Rebase, RebaseError,
     RebaseHow, Site,
 };
-use crate::{cluster, inventory};
-use views::{Accept, Accepted, Applied, Forgotten, InForce, Joins, NodeView};
+use crate::control::Agents;
+use crate::{cluster, inventory, wake};
+use views::{Accept, Accepted, Applied, Forgotten, InForce, Joins, NodeView, PowerTo, Powered};
+
+/// How long an agent may take to say that its machine ends.
+const POWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the handlers share.
 #[derive(Clone)]
 pub struct Api {
     /// The cluster in force.
     pub site: Arc<Site>,
+    /// The nodes' agents.
+    pub agents: Agents,
     /// The master stops: answers that do not end by themselves do then.
     pub stop: CancellationToken,
 }
@@ -43,6 +51,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/nodes/{node}/file", get(file))
         .route("/v1/nodes/{node}/forget", post(forget))
         .route("/v1/nodes/{node}/rebase", post(rebase))
+        .route("/v1/nodes/{node}/power", post(power))
         .route("/v1/nodes/{node}/token", post(token))
         .route("/v1/accept", post(accept))
         .route("/v1/machines", get(machines))
@@ -208,6 +217,52 @@ async fn token(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<
     Ok(Json(Joins { master, token }))
 }
 
+async fn power(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Json(to): Json<PowerTo>,
+) -> Result<Json<Powered>, Failed> {
+    let generation = api.site.current();
+    let node = generation.node(&name).ok_or_else(|| no_node(&name))?;
+    let action = match to {
+        PowerTo::On => None,
+        PowerTo::Off => Some(PowerAction::Off),
+        PowerTo::Reboot => Some(PowerAction::Reboot),
+    };
+    let said = match action {
+        Some(action) => {
+            let refused = |error| {
+                Failed(
+                    StatusCode::CONFLICT,
+                    format!("{name} does not end: {error}; `tesela node log {name}` has its history"),
+                )
+            };
+            api.agents.power(&name, action, POWER_PATIENCE).await.map_err(refused)?;
+            if action == PowerAction::Off { "switches itself off" } else { "boots again" }.to_owned()
+        }
+        None => {
+            let learnt = || api.site.inventory.node(&name).and_then(|state| state.mac);
+            let mac = node.mac.as_ref().map(|mac| mac.value).or_else(learnt);
+            let mac = mac.ok_or_else(|| {
+                let why = "its hardware address is not known: say `mac:` in cluster.yaml, or switch it on by hand once";
+                Failed(StatusCode::CONFLICT, format!("{name} cannot be woken: {why}"))
+            })?;
+            let master = &generation.cluster.master;
+            let (interface, own) = (master.interface.clone(), master.address.addr());
+            off_the_runtime(move || {
+                wake::wake(&interface, own, mac).map_err(|error| {
+                    let what = format!("no packet leaves by {interface}: {error}");
+                    Failed(StatusCode::INTERNAL_SERVER_ERROR, what)
+                })
+            })
+            .await?;
+            format!("is woken by Wake-on-LAN ({mac})")
+        }
+    };
+    api.site.inventory.event(Some(&name), None, None, said.clone());
+    Ok(Json(Powered { said }))
+}
+
 async fn rebase(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -284,7 +339,6 @@ async fn events(State(api): State<Api>, Query(limit): Query<Limit>) -> Result<Re
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
-    use std::time::Duration;
 
     use super::*;
     use crate::boot::testing;
@@ -297,7 +351,7 @@ mod tests {
         let site = Arc::new(testing::open(state.path(), Arc::default()).unwrap());
         let socket = state.path().join("socket");
         let stop = CancellationToken::new();
-        let router = router(Api { site: Arc::clone(&site), stop: stop.clone() });
+        let router = router(Api { site: Arc::clone(&site), agents: Agents::default(), stop: stop.clone() });
         let api = axum::serve(tokio::net::UnixListener::bind(&socket).unwrap(), router);
         let served = tokio::spawn(api.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
         let mut reader = std::os::unix::net::UnixStream::connect(&socket).unwrap();

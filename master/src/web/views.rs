@@ -120,6 +120,25 @@ pub struct InForce {
     pub remarks: Vec<String>,
 }
 
+/// What is to become of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerTo {
+    /// Woken by Wake-on-LAN, which its firmware has to allow.
+    On,
+    /// Switched off by its agent, once its guests are at home.
+    Off,
+    /// The same, and it boots again.
+    Reboot,
+}
+
+/// What becomes of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Powered {
+    /// Behind the node's name.
+    pub said: String,
+}
+
 /// With what a machine joins.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Joins {

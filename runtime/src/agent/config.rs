@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Peer, Peers};
 use crate::balance::Share;
-use crate::discovery::Map;
+use crate::discovery::{Map, own_address};
 use crate::durable;
 use crate::wire::AGENTS_PORT;
 use crate::wire::local::{Change, Settings};
@@ -106,6 +106,14 @@ impl Config {
 
     fn default_peers() -> PathBuf {
         PathBuf::from("/etc/tesela/peers.json")
+    }
+
+    /// Its own address; where none is given, the one that leaves towards the master.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn own_address(&self) -> io::Result<Ipv4Addr> {
+        self.address.map_or_else(|| own_address(self.master), Ok)
     }
 
     /// The agent's socket for the node's own users: [`crate::wire::local::SOCKET`] on a node.

@@ -24,6 +24,7 @@ pub mod moves;
 mod notify;
 mod peers;
 mod pool;
+pub mod power;
 pub mod refresh;
 pub mod report;
 mod sys;
@@ -43,7 +44,7 @@ use tracing::{info, warn};
 pub use config::{Config, ConfigError};
 pub use peers::{Peer, Peers};
 
-use crate::discovery::{self, Neighbours, own_address};
+use crate::discovery::{self, Neighbours};
 use crate::enroll::{KeyError, NodeKeys};
 use crate::wire::{self, FrameError, FrameReader, Heartbeat, Hello, ToMaster, ToNode, frame, tls};
 
@@ -123,10 +124,7 @@ pub async fn run(config: &Config, neighbours: Option<&Neighbours>, stop: impl Fu
 pub async fn neighbours(config: &Config) -> Option<Arc<Neighbours>> {
     let opened = async {
         let key = NodeKeys::cluster_key(&config.keys).map_err(|error| error.to_string())?;
-        let address = match config.address {
-            Some(address) => address,
-            None => own_address(config.master).map_err(|error| format!("no address of its own: {error}"))?,
-        };
+        let address = config.own_address().map_err(|error| format!("no address of its own: {error}"))?;
         let opened = Neighbours::open(address, &key).await;
         opened.map_err(|error| format!("cannot listen on {address}, UDP port {}: {error}", discovery::PORT))
     };
@@ -175,8 +173,8 @@ impl Session {
         let mut peers = Vec::new();
         let mut beats = tokio::time::interval_at(Instant::now() + self.beat, self.beat);
         let mut silent_from = Instant::now() + 3 * self.beat;
-        // What the file system makes wait must not make the heart stop.
-        let (done, mut refreshed) = mpsc::channel(1);
+        // What the file system or the init makes wait must not make the heart stop.
+        let (done, mut answers) = mpsc::channel(1);
         loop {
             let say = tokio::select! {
                 message = self.reader.next() => {
@@ -186,7 +184,16 @@ impl Session {
                             let done = done.clone();
                             tokio::task::spawn_blocking(move || {
                                 // The channel is closed where the connection has ended meanwhile.
-                                let _nobody_asks_any_more = done.blocking_send(refresh::look_again(&request));
+                                let answer = ToMaster::Refreshed(refresh::look_again(&request));
+                                let _nobody_asks_any_more = done.blocking_send(answer);
+                            });
+                            continue;
+                        }
+                        Some(ToNode::Power(request)) => {
+                            let (done, address) = (done.clone(), config.own_address());
+                            tokio::task::spawn_blocking(move || {
+                                let answer = ToMaster::Powering(power::end(request, address));
+                                let _nobody_asks_any_more = done.blocking_send(answer);
                             });
                             continue;
                         }
@@ -203,7 +210,7 @@ impl Session {
                         None => return Err(SessionError::Closed),
                     }
                 }
-                Some(answer) = refreshed.recv() => ToMaster::Refreshed(answer),
+                Some(answer) = answers.recv() => answer,
                 _ = beats.tick() => ToMaster::Heartbeat(facts::heartbeat()),
                 () = tokio::time::sleep_until(silent_from) => return Err(SessionError::Silent),
                 () = &mut stop => {

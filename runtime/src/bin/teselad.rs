@@ -162,6 +162,7 @@ fn member(config: &Config, path: &Path) -> std::io::Result<()> {
                 () = received(&mut terminate) => {}
                 () = received(&mut interrupt) => {}
             }
+            agent::power::send_guests_home(config.socket()).await;
         });
         let discovery = async {
             match &neighbours {

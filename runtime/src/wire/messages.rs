@@ -64,6 +64,8 @@ pub enum ToMaster {
     Heartbeat(Heartbeat),
     /// The answer to [`ToNode::Refresh`].
     Refreshed(Refreshed),
+    /// The answer to [`ToNode::Power`].
+    Powering(Powering),
 }
 
 /// What the master says.
@@ -76,6 +78,8 @@ pub enum ToNode {
     Alive,
     /// Rendered files have changed: look again.
     Refresh(Refresh),
+    /// Switch the machine off, or have it boot again.
+    Power(Power),
     /// The nodes of the cluster, for a member that finds no list of them in its root: one that has joined.
     Peers(PeersPart),
 }
@@ -160,6 +164,34 @@ pub struct Refreshed {
     pub id: u64,
     /// What could not be looked at, and why. A path that is not there is no failure.
     pub failed: Vec<String>,
+}
+
+/// How a machine that runs is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerAction {
+    /// It is switched off.
+    Off,
+    /// It boots again.
+    Reboot,
+}
+
+/// The machine is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Power {
+    /// Comes back in the answer.
+    pub id: u64,
+    /// How.
+    pub action: PowerAction,
+}
+
+/// The machine is ending, or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Powering {
+    /// That of the [`Power`].
+    pub id: u64,
+    /// Why it does not; none: it does.
+    pub failed: Option<String>,
 }
 
 /// What one agent asks of another, once a connection.
