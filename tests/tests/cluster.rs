@@ -230,8 +230,7 @@ fn kept_writes_are_there_at_the_next_boot(lab: &Lab) {
     assert_eq!(lab.said("n1", "cat /root/link; stat -c '%u:%g %h' /root/kept"), "kept\n1:2 2");
 }
 
-/// The unit of packaging/ on a Debian of its own: confined as it is, it serves, reloads and comes back.
-/// And boots again, as the master has told it.
+/// It boots again, as the master has told it.
 fn a_node_that_ends_sends_its_guests_home(lab: &Lab) {
     let mut program = lab.on(
         "n1",
@@ -254,6 +253,7 @@ fn a_node_that_ends_sends_its_guests_home(lab: &Lab) {
     assert_ne!(lab.said("n2", "cat /proc/sys/kernel/random/boot_id"), boot);
 }
 
+/// The packages on a Debian of its own: the service, confined as it is, serves, reloads and comes back.
 fn the_packaged_service_works(lab: &Lab) {
     let kit = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

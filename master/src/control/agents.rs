@@ -62,11 +62,12 @@ impl Pending {
     }
 }
 
-/// Why a node did not do what it was asked for. It looks again by itself within a minute, or sees all anew when it boots.
+/// Why a node did not do what it was asked for, as far as is known. It looks again at files by itself within a minute, or
+/// sees all anew when it boots.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
     /// Its agent is not connected, or went while it was asked.
-    #[error("the agent is not connected")]
+    #[error("the agent is not connected, or too old for this")]
     NotConnected,
     /// It did not answer in time.
     #[error("the agent did not answer within {0:?}")]
@@ -74,9 +75,9 @@ pub enum AskError {
     /// It could not look at some of the paths.
     #[error("the node cannot look at {}", .0.join(", "))]
     Failed(Vec<String>),
-    /// It cannot be switched off.
+    /// It cannot.
     #[error("{0}")]
-    Power(String),
+    Refused(String),
 }
 
 impl Agents {
@@ -137,7 +138,7 @@ impl Agents {
             requests.send(Request::Power(action, answer)).await.map_err(|_| AskError::NotConnected)?;
             match answered.await.map_err(|_| AskError::NotConnected)? {
                 None => Ok(()),
-                Some(why) => Err(AskError::Power(why)),
+                Some(why) => Err(AskError::Refused(why)),
             }
         };
         timeout(patience, ask).await.unwrap_or(Err(AskError::Late(patience)))

@@ -24,7 +24,7 @@ use crate::boot::{
     AcceptError, Acceptance, Acceptances, ApplyError, ForgetError, JoinError, Passed, Rebase, RebaseError,
     RebaseHow, Site,
 };
-use crate::control::Agents;
+use crate::control::{Agents, AskError};
 use crate::{cluster, inventory, wake};
 use views::{Accept, Accepted, Applied, Forgotten, InForce, Joins, NodeView, PowerTo, Powered};
 
@@ -232,10 +232,9 @@ async fn power(
     let said = match action {
         Some(action) => {
             let refused = |error| {
-                Failed(
-                    StatusCode::CONFLICT,
-                    format!("{name} does not end: {error}; `tesela node log {name}` has its history"),
-                )
+                let may = if matches!(error, AskError::Refused(_)) { "does" } else { "may" };
+                let what = format!("{name} {may} not end: {error}; `tesela node log {name}` has its history");
+                Failed(StatusCode::CONFLICT, what)
             };
             api.agents.power(&name, action, POWER_PATIENCE).await.map_err(refused)?;
             if action == PowerAction::Off { "switches itself off" } else { "boots again" }.to_owned()
@@ -256,7 +255,7 @@ async fn power(
                 })
             })
             .await?;
-            format!("is woken by Wake-on-LAN ({mac})")
+            format!("is sent the packet that wakes it up ({mac})")
         }
     };
     api.site.inventory.event(Some(&name), None, None, said.clone());

@@ -91,6 +91,8 @@ pub async fn run(config: &Config, neighbours: Option<&Neighbours>, stop: impl Fu
         notify::tell("STOPPING=1");
         return;
     }
+    // Whoever waits for this program to be started does not wait for a master that may be somewhere else.
+    notify::tell(&format!("READY=1\nSTATUS=looks for the master {}", config.master));
     let mut pause = FIRST_PAUSE;
     let mut last_problem = String::new();
     loop {
@@ -156,7 +158,7 @@ impl Session {
             None => return Err(SessionError::Closed),
         };
         info!(node = %config.node, master = %config.master, "member");
-        notify::tell(&format!("READY=1\nSTATUS=member of {} as {}", config.cluster, config.node));
+        notify::tell(&format!("STATUS=member of {} as {}", config.cluster, config.node));
         if let Some(neighbours) = neighbours {
             neighbours.seeds(&welcome.seeds);
         }
@@ -175,6 +177,8 @@ impl Session {
         let mut silent_from = Instant::now() + 3 * self.beat;
         // What the file system or the init makes wait must not make the heart stop.
         let (done, mut answers) = mpsc::channel(1);
+        // The master waits to hear that this machine ends.
+        let mut ending = false;
         loop {
             let say = tokio::select! {
                 message = self.reader.next() => {
@@ -190,9 +194,10 @@ impl Session {
                             continue;
                         }
                         Some(ToNode::Power(request)) => {
-                            let (done, address) = (done.clone(), config.own_address());
+                            let done = done.clone();
+                            ending = true;
                             tokio::task::spawn_blocking(move || {
-                                let answer = ToMaster::Powering(power::end(request, address));
+                                let answer = ToMaster::Powering(power::end(request));
                                 let _nobody_asks_any_more = done.blocking_send(answer);
                             });
                             continue;
@@ -210,10 +215,16 @@ impl Session {
                         None => return Err(SessionError::Closed),
                     }
                 }
-                Some(answer) = answers.recv() => answer,
+                Some(answer) = answers.recv() => {
+                    ending &= !matches!(answer, ToMaster::Powering(_));
+                    answer
+                }
                 _ = beats.tick() => ToMaster::Heartbeat(facts::heartbeat()),
                 () = tokio::time::sleep_until(silent_from) => return Err(SessionError::Silent),
                 () = &mut stop => {
+                    if ending && let Ok(Some(answer)) = timeout(PATIENCE, answers.recv()).await {
+                        within(PATIENCE, frame::send(&mut self.write, &answer)).await?;
+                    }
                     // Only courtesy: the master would notice by itself.
                     let _gone_either_way = timeout(PATIENCE, self.write.shutdown()).await;
                     return Ok(());

@@ -14,19 +14,22 @@ use crate::wire::local::{self, Answer, Request};
 use crate::wire::{Power, PowerAction, Powering};
 
 /// How long guests may take to go home: less than an init waits for this program (`TimeoutStopSec=`).
-const GOING_HOME: Duration = Duration::from_secs(10);
+const GOING_HOME: Duration = Duration::from_secs(30);
+
+/// Has this machine's network card wake it up once it is off and somebody sends a magic packet.
+pub fn allow_waking(address: io::Result<Ipv4Addr>) {
+    if let Err(error) = address.and_then(interface_of).and_then(|name| sys::wake_by_magic_packet(&name)) {
+        tracing::info!(%error, "Wake-on-LAN cannot wake this machine");
+    }
+}
 
 /// Has this machine end. The init ends this agent then, which sends its guests home ([`send_guests_home`]).
-pub(super) fn end(request: Power, address: io::Result<Ipv4Addr>) -> Powering {
+pub(super) fn end(request: Power) -> Powering {
     let Power { id, action } = request;
     let verb = match action {
         PowerAction::Off => "poweroff",
         PowerAction::Reboot => "reboot",
     };
-    // So that it can be switched on again from afar.
-    if let Err(error) = address.and_then(interface_of).and_then(|name| sys::wake_by_magic_packet(&name)) {
-        tracing::info!(%error, "the network card does not say that it would wake this machine up");
-    }
     let failed = match systemctl(verb) {
         Ok(output) if output.status.success() => None,
         Ok(output) => {
@@ -63,6 +66,15 @@ pub async fn send_guests_home(socket: PathBuf) {
         Ok(Ok(Some(Ok(Answer::Moved { count })))) => {
             tracing::info!(count, "guests are at home: this machine ends")
         }
-        failed => tracing::error!(?failed, "guests end with this machine"),
+        Ok(Ok(Some(Ok(Answer::Failed { reason })))) => {
+            tracing::error!(reason, "this machine ends with guests")
+        }
+        Ok(Ok(Some(other))) => {
+            tracing::error!(?other, "whether there are guests is not known: this machine ends")
+        }
+        Ok(Err(error)) => tracing::error!(%error, "whether there are guests is not known: this machine ends"),
+        Err(_) => {
+            tracing::error!("some guests are not at home after {GOING_HOME:?}: this machine ends with them")
+        }
     }
 }

@@ -80,7 +80,7 @@ pub(super) async fn ended(pidfd: OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Has an interface wake its machine up when a magic packet comes, as `ethtool -s NAME wol g` does.
+/// Has an interface wake its machine up when a magic packet comes, too, as `ethtool -s NAME wol g` does.
 ///
 /// # Errors
 /// EOPNOTSUPP: it cannot.
@@ -93,18 +93,31 @@ pub(super) fn wake_by_magic_packet(interface: &str) -> io::Result<()> {
         options: u32,
         password: [u8; 8],
     }
+    const ETHTOOL_GWOL: u32 = 5;
     const ETHTOOL_SWOL: u32 = 6;
     const WAKE_MAGIC: u32 = 1 << 5;
-    let mut info = WolInfo { command: ETHTOOL_SWOL, supported: 0, options: WAKE_MAGIC, password: [0; 8] };
-    // SAFETY: all zero is an `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last octet stays 0.
-    for (to, octet) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {
-        *to = octet.cast_signed();
-    }
-    request.ifr_ifru.ifru_data = (&raw mut info).cast();
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: `request` names an interface, and points to what the command reads; both outlive the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let mut info = WolInfo { command: ETHTOOL_GWOL, supported: 0, options: 0, password: [0; 8] };
+    let ask = |info: &mut WolInfo| {
+        // SAFETY: all zero is an `ifreq`.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // The last octet stays 0.
+        for (to, octet) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {
+            *to = octet.cast_signed();
+        }
+        request.ifr_ifru.ifru_data = (&raw mut *info).cast();
+        // SAFETY: `request` names an interface, and points to what the command reads or writes; both outlive the call.
+        let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    ask(&mut info)?;
+    if info.supported & WAKE_MAGIC == 0 {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    if info.options & WAKE_MAGIC != 0 {
+        return Ok(());
+    }
+    info.command = ETHTOOL_SWOL;
+    info.options |= WAKE_MAGIC;
+    ask(&mut info)
 }

@@ -154,6 +154,7 @@ fn member(config: &Config, path: &Path) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         if !config.is_masters() {
+            agent::power::allow_waking(config.own_address());
             report_agent(config).await;
         }
         let neighbours = agent::neighbours(config).await;

@@ -1,8 +1,10 @@
 //! What root of a node asks for all its processes, or all its guests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 
 use nix::sys::signal::Signal;
+use tokio::task::JoinSet;
 
 use super::process::Process;
 use super::side::{Kind, Side};
@@ -42,27 +44,24 @@ impl Moves {
         self.send_guests_home(&config).await
     }
 
-    /// Has the homes of all guests take them home.
+    /// Has the homes of all guests take them home, each in its own time: one that is not there holds up no other.
     pub(in crate::agent) async fn send_guests_home(&self, config: &Config) -> Result<Answer, MoveError> {
-        let processes = Process::all()?;
-        let sides = Side::all(&processes, &config.node);
-        // One process of each place is enough: those with it come along.
-        let mut guests: Vec<(&Side, i32)> = Vec::new();
-        for process in processes.values() {
-            if let Some(&pid) = process.ids.get(1)
-                && pid != 1
-                && let Some(side) = above(process, &processes, &sides)
-                && guests.iter().all(|(known, _)| known.pid != side.pid)
-            {
-                guests.push((side, pid));
-            }
-        }
-        guests.sort_by_key(|(side, pid)| (&side.node, *pid));
         let mut done = Done::default();
-        for (side, pid) in guests {
-            done.note(send_home(config, &side.node, pid).await);
+        let mut asked: HashSet<i32> = HashSet::new();
+        // One that was being let in when nobody was to be any more is there at the next look.
+        loop {
+            let mut homes = JoinSet::new();
+            for (side, pid) in guests(config)? {
+                if asked.insert(side.pid) {
+                    let config = config.clone();
+                    homes.spawn(async move { send_home(&config, &side.node, pid).await });
+                }
+            }
+            if homes.is_empty() {
+                return done.answer();
+            }
+            homes.join_all().await.into_iter().for_each(|sent| done.note(sent));
         }
-        done.answer()
     }
 
     /// Changes how this node takes part.
@@ -124,6 +123,22 @@ impl Moves {
         let _moving = self.begin(pid, here, false)?;
         self.fetch(pid, side, here).await
     }
+}
+
+/// The guests of this node: the program that keeps each place, and one of its processes; those with it come along.
+fn guests(config: &Config) -> io::Result<Vec<(Side, i32)>> {
+    let processes = Process::all()?;
+    let sides = Side::all(&processes, &config.node);
+    let mut guests: HashMap<i32, (Side, i32)> = HashMap::new();
+    for process in processes.values() {
+        if let Some(&pid) = process.ids.get(1)
+            && pid != 1
+            && let Some(side) = above(process, &processes, &sides)
+        {
+            guests.entry(side.pid).or_insert_with(|| (side.clone(), pid));
+        }
+    }
+    Ok(guests.into_values().collect())
 }
 
 async fn send_home(config: &Config, node: &str, pid: i32) -> Result<(), MoveError> {
