@@ -23,7 +23,7 @@ date=$(git -c safe.directory='*' log -1 --format=%cD 2>/dev/null || date -R)
 cat > "$into/debian/changelog" <<END
 tesela ($version) stable; urgency=medium
 
-  * What is new is in /usr/share/doc/tesela/CHANGELOG.md.gz.
+  * What is new is in /usr/share/doc/tesela-node/changelog.gz.
 
  -- tesela developers <tesela@localhost>  $date
 END
