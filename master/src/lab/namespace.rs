@@ -1,5 +1,6 @@
 //! A private network: a named namespace with a bridge, and a tap for each virtual machine.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -162,12 +163,14 @@ impl Namespace {
 
     fn end_those(&self, mut signal: Signal, which: impl Fn(Pid) -> bool) -> Result<(), Error> {
         let asked = Instant::now();
+        let mut told = HashSet::new();
         loop {
             let mut left = self.processes()?;
             left.retain(|pid| which(*pid));
-            if left.is_empty() {
+            if left.is_empty() && !told.iter().any(|pid| is_ending(*pid)) {
                 return Ok(());
             }
+            told.extend(left.iter().copied());
             if asked.elapsed() > GRACE {
                 signal = Signal::SIGKILL;
             }
@@ -178,6 +181,17 @@ impl Namespace {
             std::thread::sleep(POLL);
         }
     }
+}
+
+/// Whether a process that was told to end has not done so yet. It has left its namespaces before its last sockets are
+/// closed.
+fn is_ending(pid: Pid) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // proc_pid_stat(5): a zombie, or dead.
+        stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+    })
 }
 
 fn ip(arguments: &[&str], batch: &str) -> Result<(), Error> {
