@@ -41,25 +41,16 @@ struct Connected {
     requests: mpsc::Sender<Request>,
 }
 
-/// What a node is asked for, with who waits for the answer. The connection numbers it.
-enum Request {
-    Refresh(Refresh, oneshot::Sender<Vec<String>>),
-    Power(PowerAction, oneshot::Sender<Option<String>>),
+/// What a node is asked for, with who waits to hear what of it failed.
+struct Request {
+    ask: Ask,
+    answer: oneshot::Sender<Vec<String>>,
 }
 
-/// Who waits for an answer.
-enum Pending {
-    Refresh(oneshot::Sender<Vec<String>>),
-    Power(oneshot::Sender<Option<String>>),
-}
-
-impl Pending {
-    fn is_closed(&self) -> bool {
-        match self {
-            Self::Refresh(answer) => answer.is_closed(),
-            Self::Power(answer) => answer.is_closed(),
-        }
-    }
+/// The connection numbers it.
+enum Ask {
+    Refresh(Refresh),
+    Power(PowerAction),
 }
 
 /// Why a node did not do what it was asked for, as far as is known. It looks again at files by itself within a minute, or
@@ -106,24 +97,9 @@ impl Agents {
         paths: impl IntoIterator<Item = String>,
         patience: Duration,
     ) -> Result<(), AskError> {
-        let requests = self.lock().connected.get(node).map(|connected| connected.requests.clone());
-        let requests = requests.ok_or(AskError::NotConnected)?;
-        let ask = async {
-            let mut answers = Vec::new();
-            // The connection numbers them.
-            for refresh in Refresh::in_frames(0, paths) {
-                let (answer, answered) = oneshot::channel();
-                let request = Request::Refresh(refresh, answer);
-                requests.send(request).await.map_err(|_| AskError::NotConnected)?;
-                answers.push(answered);
-            }
-            let mut failed = Vec::new();
-            for answered in answers {
-                failed.extend(answered.await.map_err(|_| AskError::NotConnected)?);
-            }
-            if failed.is_empty() { Ok(()) } else { Err(AskError::Failed(failed)) }
-        };
-        timeout(patience, ask).await.unwrap_or(Err(AskError::Late(patience)))
+        let failed =
+            self.ask(node, Refresh::in_frames(0, paths).into_iter().map(Ask::Refresh), patience).await?;
+        if failed.is_empty() { Ok(()) } else { Err(AskError::Failed(failed)) }
     }
 
     /// Has the machine of `node` end, and waits until it has begun to.
@@ -131,17 +107,33 @@ impl Agents {
     /// # Errors
     /// [`AskError`].
     pub async fn power(&self, node: &str, action: PowerAction, patience: Duration) -> Result<(), AskError> {
+        let failed = self.ask(node, [Ask::Power(action)], patience).await?;
+        failed.into_iter().next().map_or(Ok(()), |why| Err(AskError::Refused(why)))
+    }
+
+    /// Asks `node` for all this at once; what of it failed.
+    async fn ask(
+        &self,
+        node: &str,
+        all: impl IntoIterator<Item = Ask>,
+        patience: Duration,
+    ) -> Result<Vec<String>, AskError> {
         let requests = self.lock().connected.get(node).map(|connected| connected.requests.clone());
         let requests = requests.ok_or(AskError::NotConnected)?;
-        let ask = async {
-            let (answer, answered) = oneshot::channel();
-            requests.send(Request::Power(action, answer)).await.map_err(|_| AskError::NotConnected)?;
-            match answered.await.map_err(|_| AskError::NotConnected)? {
-                None => Ok(()),
-                Some(why) => Err(AskError::Refused(why)),
+        let asked = async {
+            let mut answers = Vec::new();
+            for ask in all {
+                let (answer, answered) = oneshot::channel();
+                requests.send(Request { ask, answer }).await.map_err(|_| AskError::NotConnected)?;
+                answers.push(answered);
             }
+            let mut failed = Vec::new();
+            for answered in answers {
+                failed.extend(answered.await.map_err(|_| AskError::NotConnected)?);
+            }
+            Ok(failed)
         };
-        timeout(patience, ask).await.unwrap_or(Err(AskError::Late(patience)))
+        timeout(patience, asked).await.unwrap_or(Err(AskError::Late(patience)))
     }
 
     /// A new connection of a node; the one before it, if any, finds its requests closed.
@@ -237,7 +229,7 @@ struct Session<'a, W> {
     node: String,
     address: Ipv4Addr,
     write: W,
-    pending: HashMap<u64, Pending>,
+    pending: HashMap<u64, oneshot::Sender<Vec<String>>>,
     next_id: u64,
     /// What it was told of the nodes last.
     peers: Option<Vec<Peer>>,
@@ -277,18 +269,23 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         said.err().unwrap_or(Ended::Closed)
     }
 
-    async fn ask(&mut self, request: Request) -> Result<(), Ended> {
+    async fn ask(&mut self, Request { ask, answer }: Request) -> Result<(), Ended> {
         self.next_id += 1;
         let id = self.next_id;
-        let (message, waits) = match request {
-            Request::Refresh(refresh, answer) => {
-                (ToNode::Refresh(Refresh { id, ..refresh }), Pending::Refresh(answer))
-            }
-            Request::Power(action, answer) => (ToNode::Power(Power { id, action }), Pending::Power(answer)),
+        self.pending.retain(|_, answer| !answer.is_closed());
+        self.pending.insert(id, answer);
+        let message = match ask {
+            Ask::Refresh(refresh) => ToNode::Refresh(Refresh { id, ..refresh }),
+            Ask::Power(action) => ToNode::Power(Power { id, action }),
         };
-        self.pending.retain(|_, waits| !waits.is_closed());
-        self.pending.insert(id, waits);
         self.say(message).await
+    }
+
+    fn answered(&mut self, id: u64, failed: Vec<String>) {
+        if let Some(answer) = self.pending.remove(&id) {
+            // Who asked may have stopped waiting.
+            let _nobody_waits = answer.send(failed);
+        }
     }
 
     async fn heard(&mut self, message: ToMaster) -> Result<(), Ended> {
@@ -306,16 +303,11 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 self.tell_peers().await
             }
             ToMaster::Refreshed(refreshed) => {
-                if let Some(Pending::Refresh(answer)) = self.pending.remove(&refreshed.id) {
-                    // Who asked may have stopped waiting.
-                    let _nobody_waits = answer.send(refreshed.failed);
-                }
+                self.answered(refreshed.id, refreshed.failed);
                 Ok(())
             }
             ToMaster::Powering(powering) => {
-                if let Some(Pending::Power(answer)) = self.pending.remove(&powering.id) {
-                    let _nobody_waits = answer.send(powering.failed);
-                }
+                self.answered(powering.id, powering.failed.into_iter().collect());
                 Ok(())
             }
         }

@@ -134,7 +134,7 @@ pub(super) fn versions(own: &str, nodes: &[Seen]) -> Finding {
         WHAT,
         format!("this master has {own}, and {}", list(other)),
         "the agent is a part of the image: `tesela image build`, then boot these nodes again; a machine that has joined \
-         has its own: copy this master's teselad there",
+         has its own: install this master's package tesela-node there",
     )
 }
 

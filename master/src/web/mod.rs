@@ -5,6 +5,7 @@
 pub mod client;
 pub mod views;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -240,9 +241,7 @@ async fn power(
             if action == PowerAction::Off { "switches itself off" } else { "boots again" }.to_owned()
         }
         None => {
-            let learnt = || api.site.inventory.node(&name).and_then(|state| state.mac);
-            let mac = node.mac.as_ref().map(|mac| mac.value).or_else(learnt);
-            let mac = mac.ok_or_else(|| {
+            let mac = NodeView::of(&api.site, node, &HashMap::new()).mac.ok_or_else(|| {
                 let why = "its hardware address is not known: say `mac:` in cluster.yaml, or switch it on by hand once";
                 Failed(StatusCode::CONFLICT, format!("{name} cannot be woken: {why}"))
             })?;

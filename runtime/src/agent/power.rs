@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use nix::ifaddrs::getifaddrs;
 use tokio::time::timeout;
 
 use super::sys;
+use crate::doctor::{network, read};
 use crate::wire::local::{self, Answer, Request};
 use crate::wire::{Power, PowerAction, Powering};
 
@@ -46,10 +46,8 @@ fn systemctl(verb: &str) -> io::Result<Output> {
 }
 
 fn interface_of(address: Ipv4Addr) -> io::Result<String> {
-    let has = |it: &nix::ifaddrs::InterfaceAddress| {
-        it.address.and_then(|it| it.as_sockaddr_in().map(|it| it.ip() == address)).unwrap_or(false)
-    };
-    let found = getifaddrs()?.find(has).map(|it| it.interface_name);
+    let interfaces = read::interfaces()?;
+    let found = network::holder(&interfaces, address).map(|interface| interface.name.clone());
     found.ok_or_else(|| io::Error::other(format!("no interface has the address {address}")))
 }
 

@@ -230,7 +230,8 @@ impl Books {
         self.uses.retain(|pid, _| is(*pid));
     }
 
-    /// What a process that is away has used of the processors there since it came, in their time, and whether it runs now or could.
+    /// What a process that is away has used of the processors there since it came, in their time, and whether it runs now
+    /// or could.
     pub fn used_away(&mut self, now: Duration, pid: i32, all: Duration, runs: bool) {
         // Less than before: it has gone on to another node meanwhile.
         let before = self.uses.get(&pid).filter(|before| before.all <= all);

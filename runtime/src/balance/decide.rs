@@ -7,8 +7,9 @@
 //! with little memory go first.
 //!
 //! Nothing bounces: no process gains by a move once all nodes give about the same, one more process on the other node
-//! counted; and where the load changes faster than that, none goes back where it has just been ([`View::left`]). And nothing floods a node that looks idle: what was sent there counts until its load shows it
-//! ([`Place::running`] is for the caller to keep right), and the node itself has the last word ([`would_take`]).
+//! counted; and where the load changes faster than that, none goes back where it has just been ([`View::left`]). And
+//! nothing floods a node that looks idle: what was sent there counts until its load shows it ([`Place::running`] is for
+//! the caller to keep right), and the node itself has the last word ([`would_take`]).
 //!
 //! Memory comes before load: a node that is about to swap sends its biggest process to one that has room.
 
